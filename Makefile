@@ -1,0 +1,43 @@
+# Every target sets up what it needs in .venv; the second time that takes a second.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+CONFIG ?= configs/corrupt_mnist_sample.yaml
+
+.PHONY: finetune test test-all check benchmark clean
+
+# Train the CNN on the real digits of samples/, and print its test accuracy.
+finetune: $(READY)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/accelerate launch --num_processes 1 --num_machines 1 \
+	  --mixed_precision no --dynamo_backend no scripts/finetune.py --config $(CONFIG)
+
+test: $(READY)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(READY)
+	$(BIN)/python -m pytest
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+benchmark: $(READY)
+	@for script in benchmarks/*.py; do $(BIN)/python $$script; done
+
+# python3 -m venv needs ensurepip, which some systems leave out; uv brings its own pip then.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "hf_finetune needs Python 3.11 or newer; name it with: make PYTHON=python3.11"; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || uv venv --seed --clear --python $(PYTHON) $(VENV)
+
+# Where pip knows a place with a CPU build of torch (find-links), the cap in pyproject.toml lets it
+# take that one.
+$(READY): pyproject.toml $(BIN)/python
+	@echo "Setting up $(VENV) (once; a few minutes)…"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $(READY)
+
+clean:
+	rm -rf $(VENV) runs

@@ -1,0 +1,160 @@
+"""Puts together what a configuration names: data, model, loss, loaders, optimiser, schedule.
+
+The corridor trains with it; `evaluate`, `summary` and `verify-engines` take what they need of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from hf_finetune.config import RunConfig
+from hf_finetune.data import LoadedData, load_data
+from hf_finetune.data.preparation import pixel_statistics
+from hf_finetune.engines.batches import make_loader
+from hf_finetune.engines.compute import Compute, seed_everything, settle_compute
+from hf_finetune.engines.job import Listener, TrainingJob
+from hf_finetune.engines.optimization import Length, build_optimizer, build_schedule
+from hf_finetune.evaluation import GREATER_IS_BETTER, Predictions
+from hf_finetune.evaluation.metrics import score
+from hf_finetune.evaluation.prediction import Predictor
+from hf_finetune.features import collator_for
+from hf_finetune.losses import Loss
+from hf_finetune.models import Classifier, DataDescription, build_model
+from hf_finetune.registry import kind
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """What a configuration names, ready to use.
+
+    Attributes:
+        config: The configuration.
+        compute: What to run on.
+        data: The splits.
+        classifier: The model, on its device and in its memory format, with its processor.
+        loss: The loss.
+    """
+
+    config: RunConfig
+    compute: Compute
+    data: LoadedData
+    classifier: Classifier
+    loss: Loss
+
+    def make_loader(self, split: str, training: bool = False) -> DataLoader[dict[str, torch.Tensor]]:
+        """A loader of a split: shuffled and augmented for training, plain and in order otherwise."""
+        train = self.config.train
+        collator = collator_for(
+            self.classifier.processor, self.config.features, self.config.seed, training
+        )
+        size = train.per_device_train_batch_size if training else train.per_device_eval_batch_size
+        return make_loader(
+            self.data.splits[split],
+            collator,
+            size,
+            seed=self.config.seed,
+            shuffle=training,
+            num_workers=train.dataloader_num_workers,
+        )
+
+    def make_predictor(self, split: str) -> Predictor:
+        """What predicts a split, without augmentation."""
+        return Predictor(
+            split, self.data.splits[split], self.make_loader(split), self.data.group_columns
+        )
+
+    def score(self, predictions: Predictions) -> dict[str, Any]:
+        """Every metric of some predictions."""
+        return score(predictions, self.data.label_names, self.loss)
+
+    def make_job(
+        self,
+        listeners: tuple[Listener, ...] = (),
+        checkpoints: Path | None = None,
+        resume_from: Path | None = None,
+        stop_after: int | None = None,
+    ) -> TrainingJob:
+        """A training run over this workbench's model; see `TrainingJob` for the arguments."""
+        train, model = self.config.train, self.classifier.model
+        train_loader = self.make_loader("train", training=True)
+        length = measure_length(train_loader, self.config, self.compute.num_processes)
+        optimizer = build_optimizer(model, train)
+        greater = GREATER_IS_BETTER[train.metric_for_best_model]
+        validation = self.make_predictor("validation")
+
+        def evaluate(model: nn.Module, accelerator: Accelerator) -> Mapping[str, Any]:
+            return self.score(validation.predict(model, accelerator))
+
+        return TrainingJob(
+            train=train,
+            compute=self.compute,
+            seed=self.config.seed,
+            model=model,
+            loss=self.loss,
+            train_loader=train_loader,
+            optimizer=optimizer,
+            schedule=build_schedule(optimizer, train, length, greater),
+            length=length,
+            evaluate=evaluate,
+            listeners=listeners,
+            checkpoints=checkpoints,
+            resume_from=resume_from,
+            stop_after=stop_after,
+        )
+
+
+def assemble(config: RunConfig) -> Workbench:
+    """Loads the data and builds the model with fresh weights drawn from the run's seed.
+
+    Raises:
+        UserError: Something that the configuration names is missing, faulty or doesn't fit.
+    """
+    return assemble_with(config, load_data(config.data), None)
+
+
+def assemble_with(
+    config: RunConfig, data: LoadedData, classifier: Classifier | None
+) -> Workbench:
+    """As `assemble`, on data that is loaded already, and on a given classifier if there is one."""
+    loss: Loss = kind("losses", config.loss.name).build(
+        config.loss, data.label_names, data.class_counts
+    )
+    if classifier is None:
+        seed_everything(config.seed)
+        classifier = build_model(config.model, describe(data))
+    compute = settle_compute(config.compute, classifier.channels_last)
+    model: nn.Module = classifier.model
+    model.to(compute.device)
+    if compute.channels_last:
+        model.to(memory_format=torch.channels_last)
+    return Workbench(config, compute, data, classifier, loss)
+
+
+def describe(data: LoadedData) -> DataDescription:
+    """What a model needs to know of the data."""
+    mean, std = pixel_statistics(data.splits["train"])
+    shape = data.image_shape
+    return DataDescription(
+        data.label_names, shape.height, shape.width, shape.channels, mean, std
+    )
+
+
+def measure_length(
+    loader: DataLoader[Any], config: RunConfig, num_processes: int
+) -> Length:
+    """Optimiser steps of an epoch and of the run, as Trainer counts them."""
+    train = config.train
+    batches_per_process = math.ceil(len(loader) / num_processes)
+    steps_per_epoch = math.ceil(batches_per_process / train.gradient_accumulation_steps)
+    return Length(steps_per_epoch, train.max_steps or steps_per_epoch * train.num_train_epochs)

@@ -1,0 +1,228 @@
+"""The command line: `hf-finetune VERB`; each verb parses its words and calls one public function.
+
+Nothing heavy is imported before a verb needs it: `--help` and a faulty configuration answer at
+once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from hf_finetune.errors import UserError
+
+if TYPE_CHECKING:
+    from hf_finetune.config import RunConfig
+
+# The short forms of what is set most often.
+SHORT_FORMS = {
+    "--lr": "train.learning_rate",
+    "--batch-size": "train.per_device_train_batch_size",
+    "--epochs": "train.num_train_epochs",
+    "--engine": "train.engine",
+    "--seed": "seed",
+}
+_OVERRIDE_HELP = "settings to change, such as train.learning_rate=1e-3"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb.
+
+    Args:
+        argv: The words after the program's name; by default those of the process.
+
+    Returns:
+        0, or 2 after an error that the user can mend.
+    """
+    try:
+        arguments = _parse(sys.argv[1:] if argv is None else argv)
+        run: Callable[[argparse.Namespace], int] = arguments.run
+        return run(arguments)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of our output has seen enough
+        sys.stderr.close()
+        return 0
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Reads the words; settings (`key=value`) may stand anywhere after the verb."""
+    parser = _build_parser()
+    arguments, rest = parser.parse_known_args(argv)
+    unknown = [word for word in rest if "=" not in word or word.startswith("-")]
+    if unknown or (rest and not hasattr(arguments, "overrides")):
+        parser.error(f"unknown argument: {(unknown or rest)[0]} (settings are written key=value)")
+    if hasattr(arguments, "overrides"):
+        short = [
+            f"{key}={getattr(arguments, key)}"
+            for key in SHORT_FORMS.values()
+            if getattr(arguments, key, None) is not None
+        ]
+        arguments.overrides = [*short, *rest]
+    return arguments
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hf-finetune",
+        description="Fine-tune image and speech classifiers, and trust the numbers.",
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    train = _add(verbs, "train", _train, "train what a configuration names, and test it once")
+    _add_config(train, required=False)
+    for flag, key in SHORT_FORMS.items():
+        train.add_argument(flag, dest=key, metavar="VALUE", help=f"short for {key}=VALUE")
+    train.add_argument("--resume", metavar="RUN", help="go on with a run that was cut off")
+    train.add_argument("--repeat-seeds", type=int, metavar="N", help="N runs, seeds in a row")
+    train.add_argument("--print-config", action="store_true", help="print every setting and stop")
+    train.add_argument("--quiet", action="store_true", help="print nothing but errors")
+
+    evaluate = _add(verbs, "evaluate", _evaluate, "score a model on a split of the data")
+    _add_model(evaluate)
+    evaluate.add_argument("--split", default="test", choices=["train", "validation", "test"])
+    evaluate.add_argument("--format", default="table", choices=["table", "json"])
+
+    predict = _add(verbs, "predict", _predict, "name the class of image files")
+    _add_model(predict)
+    predict.add_argument("files", nargs="+", metavar="FILE", help="image files")
+    predict.add_argument("--format", default="table", choices=["table", "csv"])
+    predict.add_argument("--top", type=int, default=1, metavar="K", help="K likeliest classes")
+
+    summary = _add(verbs, "summary", _summary, "show layers, shapes and parameters")
+    _add_config(summary)
+
+    verify = _add(verbs, "verify-engines", _verify, "show that both engines agree bit for bit")
+    _add_config(verify)
+    verify.add_argument("--steps", type=int, default=20, metavar="K", help="steps to compare (20)")
+
+    _add(verbs, "schema", _schema, "print the JSON schema of configurations, for editors")
+    return parser
+
+
+def _add(
+    verbs: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    text: str,
+) -> argparse.ArgumentParser:
+    parser = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_config(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    parser.add_argument("--config", required=required, metavar="FILE", help="YAML configuration")
+    parser.set_defaults(overrides=[])
+    parser.epilog = f"key=value: {_OVERRIDE_HELP}"
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model", metavar="MODEL", help="a run, a model folder, or a state_dict file (with --config)"
+    )
+    _add_config(parser, required=False)
+
+
+def _read_config(arguments: argparse.Namespace) -> RunConfig:
+    from hf_finetune.config import load_config
+
+    return load_config(arguments.config, arguments.overrides)
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    if arguments.resume is not None:
+        return _resume(arguments)
+    if arguments.config is None:
+        raise UserError("train: --config is missing. Name one, such as --config configs/x.yaml")
+    if arguments.repeat_seeds is not None and arguments.repeat_seeds < 1:
+        raise UserError(f"--repeat-seeds: must be at least 1, got {arguments.repeat_seeds}.")
+    config = _read_config(arguments)
+    if arguments.print_config:
+        from hf_finetune.config import dump_config
+
+        print(dump_config(config), end="")
+    elif arguments.repeat_seeds is not None:
+        from hf_finetune.repetition import repeat_seeds
+
+        repeat_seeds(config, arguments.repeat_seeds, quiet=arguments.quiet)
+    else:
+        from hf_finetune.finetuning import finetune
+
+        finetune(config, quiet=arguments.quiet)
+    return 0
+
+
+def _resume(arguments: argparse.Namespace) -> int:
+    if arguments.config is not None or arguments.overrides or arguments.repeat_seeds is not None:
+        raise UserError(
+            "--resume: a run goes on with its own configuration. Leave out --config, --repeat-seeds "
+            "and settings."
+        )
+    from hf_finetune.finetuning import finetune
+    from hf_finetune.runs.run_dir import load_run
+
+    run = load_run(arguments.resume)
+    finetune(run.config, resume_from=run.path, quiet=arguments.quiet)
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    import json
+
+    from hf_finetune.console import format_scores, format_table
+    from hf_finetune.inference import evaluate_model
+
+    split = arguments.split
+    scores = evaluate_model(arguments.model, arguments.config, arguments.overrides, split)
+    as_json = arguments.format == "json"
+    print(json.dumps(scores, indent=1) if as_json else format_table(format_scores(split, scores)))
+    return 0
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from hf_finetune.inference import format_predictions, predict_files
+
+    answers = predict_files(
+        arguments.model, arguments.files, arguments.config, arguments.overrides, arguments.top
+    )
+    print(format_predictions(answers, arguments.format))
+    return 0
+
+
+def _summary(arguments: argparse.Namespace) -> int:
+    config = _read_config(arguments)
+    from hf_finetune.assembly import assemble
+    from hf_finetune.models.summary import format_summary
+
+    bench = assemble(config)
+    batch = next(iter(bench.make_loader("validation")))
+    print(format_summary(bench.classifier.model, tuple(batch["pixel_values"].shape[1:])))
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    if arguments.steps < 1:
+        raise UserError(f"--steps: must be at least 1, got {arguments.steps}.")
+    config = _read_config(arguments)
+    from hf_finetune.verification import format_verification, verify_engines
+
+    result = verify_engines(config, arguments.steps)
+    print(format_verification(result))
+    return 0 if result.difference is None else 1
+
+
+def _schema(arguments: argparse.Namespace) -> int:
+    import json
+
+    from hf_finetune.config import config_schema
+
+    print(json.dumps(config_schema(), indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""Holds out validation rows so that nothing leaks, and draws smaller training sets fairly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from hf_finetune.errors import DataError
+
+
+def hold_out_rows(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Splits rows with the classes in proportion.
+
+    Args:
+        labels: int64 `[N]`.
+        fraction: Part to hold out.
+        seed: Chooses the rows.
+
+    Returns:
+        Kept and held-out row numbers, each int64 and rising.
+
+    Raises:
+        DataError: Too few rows of a class to lie on both sides.
+    """
+    from sklearn.model_selection import train_test_split
+
+    try:
+        kept, held = train_test_split(
+            np.arange(len(labels)), test_size=fraction, stratify=labels, random_state=seed
+        )
+    except ValueError as error:
+        raise DataError(
+            f"data.split: can't hold out {fraction:g} of {len(labels)} rows: {error}"
+        ) from error
+    return np.sort(kept), np.sort(held)
+
+
+def connect_groups(columns: Sequence[Sequence[str]]) -> np.ndarray:
+    """Numbers the sets of rows that hang together by any of several group keys.
+
+    Args:
+        columns: One or more group columns, each N keys.
+
+    Returns:
+        int64 `[N]`; rows with the same number share a key directly or through other rows.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    rows = len(columns[0])
+    keys = [np.unique(np.asarray(column, dtype=object), return_inverse=True) for column in columns]
+    offsets = np.cumsum([rows, *(len(values) for values, _ in keys)])
+    ends = np.concatenate([offset + ids for offset, (_, ids) in zip(offsets, keys, strict=False)])
+    starts = np.tile(np.arange(rows), len(columns))
+    size = int(offsets[-1])
+    graph = coo_array((np.ones(len(starts), np.int8), (starts, ends)), shape=(size, size))
+    _, component = connected_components(graph, directed=False)
+    return np.asarray(component[:rows], dtype=np.int64)
+
+
+def hold_out_groups(
+    groups: np.ndarray, fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Splits rows by whole groups, as near to the fraction as a shuffled order of groups allows.
+
+    Args:
+        groups: int64 `[N]`, the group of each row.
+        fraction: Part to hold out; at least one group is held out and at least one kept.
+        seed: Chooses the groups.
+
+    Returns:
+        Kept and held-out row numbers, each int64 and rising.
+
+    Raises:
+        DataError: There is only one group.
+    """
+    values, sizes = np.unique(groups, return_counts=True)
+    if len(values) < 2:
+        raise DataError(
+            "data.split: all training rows belong to one group, so no whole group can be held out. "
+            "Add data, or split rows with data.split.group_by: none."
+        )
+    order = np.random.default_rng(seed).permutation(len(values))[: len(values) - 1]
+    held_rows = np.cumsum(sizes[order])
+    count = int(np.argmin(np.abs(held_rows - fraction * len(groups)))) + 1
+    is_held = np.isin(groups, values[order[:count]])
+    return np.flatnonzero(~is_held), np.flatnonzero(is_held)
+
+
+def draw_rows(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Draws rows with the classes in proportion; every class keeps at least one row.
+
+    Args:
+        labels: int64 `[N]`.
+        count: How many; all where there are no more.
+        seed: Chooses the rows.
+
+    Returns:
+        Row numbers, int64 and rising.
+
+    Raises:
+        DataError: Fewer rows are asked for than there are classes.
+    """
+    classes, sizes = np.unique(labels, return_counts=True)
+    if count >= len(labels):
+        return np.arange(len(labels))
+    if count < len(classes):
+        raise DataError(
+            f"data.max_train_examples: {count} rows can't hold {len(classes)} classes. "
+            f"Ask for at least {len(classes)}."
+        )
+    exact = sizes * (count / len(labels))
+    share = np.maximum(1, np.floor(exact).astype(int))
+    while share.sum() < count:  # largest remainder first
+        share[np.argmax(np.where(share < sizes, exact - share, -np.inf))] += 1
+    while share.sum() > count:
+        share[np.argmax(np.where(share > 1, share - exact, -np.inf))] -= 1
+    generator = np.random.default_rng(seed)
+    drawn = [
+        generator.permutation(np.flatnonzero(labels == value))[:part]
+        for value, part in zip(classes, share, strict=True)
+    ]
+    return np.sort(np.concatenate(drawn))

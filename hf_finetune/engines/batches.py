@@ -1,0 +1,109 @@
+"""Keyed batches: one sampler, one view of a split and one loader, shared by both engines.
+
+A batch is asked for by (epoch, index) keys, so that whatever is random about an example (its
+augmentation) follows from the seed and its key, and never from who asked first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from hf_finetune.data.tables import RowReader
+
+Key = tuple[int, int]
+
+
+class KeyedSampler(Sampler[Key]):
+    """Yields (epoch, index) keys, in an order that follows from the seed and the epoch.
+
+    The engine sets the epoch; it travels in the keys, so that loaders that were wrapped, shortened
+    for a resume or moved into a worker process all see the right one.
+
+    Args:
+        size: Rows of the split.
+        seed: The run's seed.
+        shuffle: Whether to shuffle; else the order of the split.
+    """
+
+    def __init__(self, size: int, seed: int, shuffle: bool) -> None:
+        self.size = size
+        self.seed = seed
+        self.shuffle = shuffle
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.size
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the order, and what the keys say."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[Key]:
+        order: Sequence[int] = range(self.size)
+        if self.shuffle:
+            order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size).tolist()
+        return ((self.epoch, index) for index in order)
+
+
+class BatchView(Dataset[dict[str, Any]]):
+    """A split as a source of ready raw batches.
+
+    Args:
+        split: A plain Dataset with the columns `image` and `label`.
+    """
+
+    def __init__(self, split: datasets.Dataset) -> None:
+        self._reader = RowReader(split, ["image", "label"])
+
+    def __len__(self) -> int:
+        return len(self._reader)
+
+    def __getitems__(self, keys: Sequence[Key]) -> dict[str, Any]:
+        """The raw batch of some keys; see `hf_finetune.features` for its columns."""
+        key_array = np.asarray(keys, dtype=np.int64)
+        batch: dict[str, Any] = self._reader.read(key_array[:, 1])
+        return {**batch, "epoch": key_array[:, 0], "index": key_array[:, 1]}
+
+    def __getitem__(self, key: Key) -> dict[str, Any]:
+        """The raw batch of a single key."""
+        return self.__getitems__([key])
+
+
+def make_loader(
+    split: datasets.Dataset,
+    collator: Callable[[dict[str, Any]], dict[str, torch.Tensor]],
+    batch_size: int,
+    *,
+    seed: int,
+    shuffle: bool,
+    num_workers: int = 0,
+) -> DataLoader[dict[str, torch.Tensor]]:
+    """A loader of model batches over a split.
+
+    It owns its random generator: a loader without one draws from torch's global generator each
+    time it is iterated, which would change the dropout that follows.
+    """
+    sampler = KeyedSampler(len(split), seed, shuffle)
+    return DataLoader(
+        BatchView(split),
+        batch_size=batch_size,
+        sampler=sampler,
+        collate_fn=collator,
+        num_workers=num_workers,
+        generator=torch.Generator().manual_seed(seed),
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def set_epoch(loader: DataLoader[Any], epoch: int) -> None:
+    """Tells a loader made by `make_loader` which epoch comes next."""
+    sampler = loader.sampler
+    if not isinstance(sampler, KeyedSampler):
+        raise TypeError("the loader was not made by make_loader")
+    sampler.set_epoch(epoch)

@@ -1,0 +1,81 @@
+"""The step contract: what one optimiser step is, for both engines, the history and every test.
+
+| | rule |
+| --- | --- |
+| batch | `gradient_accumulation_steps` micro-batches on each process; fewer at an epoch's tail |
+| loss | sum of weighted example losses / sum of example weights, both over the whole batch of all micro-batches and processes; never a mean of means |
+| gradient | of that loss; clipped once a step, after the last micro-batch, by its norm over all parameters |
+| order | loss and backward of each micro-batch, clip, optimiser, schedule, zero_grad, count the step |
+| schedule | one tick an optimiser step, whatever its unit; reduce_on_plateau also hears each evaluation |
+| learning rate | the one in force while the step was taken |
+| random numbers | dropout: torch's global generator, seeded when training starts; order and augmentation: (seed, epoch, index); each loader owns a generator that nothing else draws from |
+| an epoch's end | evaluate, choose the best, write the checkpoint, log; a kill between any two is harmless |
+| logged loss | the same quotient over all steps since the last log: a mean over examples, not steps |
+| not a number | a loss that is not finite stops the run when it is next read |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from hf_finetune.losses import Loss
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+Batch = Mapping[str, Tensor]
+_NOT_FOR_THE_MODEL = {"labels", "index"}
+
+
+def model_inputs(batch: Batch) -> dict[str, Tensor]:
+    """What of a batch the model takes; the loss is the toolkit's own, so no labels."""
+    return {name: value for name, value in batch.items() if name not in _NOT_FOR_THE_MODEL}
+
+
+class TrainingStep:
+    """The loss of one optimiser step, cut into micro-batches.
+
+    Args:
+        loss: The run's loss.
+        accelerator: Tells the number of processes, and sums over them.
+    """
+
+    def __init__(self, loss: Loss, accelerator: Accelerator) -> None:
+        self._loss = loss
+        self._accelerator = accelerator
+        self.total_weight = torch.zeros(())
+        self.loss_sum = torch.zeros(())
+        self._num_rows = 0
+
+    def begin(self, batches: Sequence[Batch]) -> None:
+        """Starts a step: sums the example weights of all its micro-batches on all processes."""
+        weights = torch.stack([self._loss.weights(batch["labels"]).sum() for batch in batches])
+        self.total_weight = self._sum_over_processes(weights.sum())
+        self.loss_sum = torch.zeros_like(self.total_weight)
+        self._num_rows = sum(len(batch["labels"]) for batch in batches)
+
+    def micro_batch_loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The micro-batch's part of the step's loss, to call backward on; a float32 scalar.
+
+        Data parallelism averages gradients over processes where the contract wants their sum,
+        hence the factor.
+        """
+        logits = model(**model_inputs(batch)).logits
+        loss_sum = self._loss(logits, batch["labels"]).sum()
+        self.loss_sum = self.loss_sum + loss_sum.detach()
+        return loss_sum / self.total_weight * self._accelerator.num_processes
+
+    def end(self) -> tuple[Tensor, Tensor, int]:
+        """Sum of weighted example losses, sum of weights, and rows of the step's whole batch."""
+        rows = self._num_rows * self._accelerator.num_processes
+        return self._sum_over_processes(self.loss_sum), self.total_weight, rows
+
+    def _sum_over_processes(self, value: Tensor) -> Tensor:
+        if self._accelerator.num_processes == 1:
+            return value
+        total: Tensor = self._accelerator.reduce(value, reduction="sum")
+        return total

@@ -1,0 +1,356 @@
+"""Turns raw batches of images into what an image model takes, a whole batch at a time.
+
+The image side of the features room; `collator_for` builds it. It reads the settings of the model's
+processor and does what the processor does image by image, the augmentation apart: model and
+processor can be shipped together and answer as they did in training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL.Image import Resampling
+from torch import Tensor
+from torch.nn.functional import pad
+
+from hf_finetune.errors import DataError, ModelError
+from hf_finetune.features import AugmentationOptions, FeatureOptions
+from hf_finetune.features.augmentation import augment, changes_images
+from hf_finetune.features.resizing import FILTERS, resize
+
+_MOST_LEVELS_APART = 2.0  # torchvision's resize and Pillow's differ by about one level
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """What a processor does to an image, in this order.
+
+    Attributes:
+        size: (height, width) to resize to; or the shortest edge, the aspect ratio kept; or None.
+        resample: One of `resizing.FILTERS`.
+        crop_size: (height, width) to cut from the middle, with black around smaller images.
+        num_channels: 1 or 3; None leaves images as they are.
+        scale: Factor of each channel of uint8 pixels; one number serves all channels.
+        float_scale: The same for float pixels, 1.0 being the level 255 where levels are rescaled.
+        offset: What is then added.
+    """
+
+    size: tuple[int, int] | int | None
+    resample: int
+    crop_size: tuple[int, int] | None
+    num_channels: int | None
+    scale: tuple[float, ...]
+    float_scale: tuple[float, ...]
+    offset: tuple[float, ...]
+
+
+def read_settings(processor: Any) -> ImageSettings:
+    """Reads a Hugging Face image processor.
+
+    Raises:
+        ModelError: It asks for a size, filter, channels or normalisation that isn't known here.
+    """
+    size = _read_size(processor) if getattr(processor, "do_resize", False) else None
+    crop_size = None
+    if getattr(processor, "do_center_crop", False):
+        crop_size = _sides(processor.crop_size, "crop_size")
+    crop_ratio = getattr(processor, "crop_pct", None)
+    if crop_ratio and isinstance(size, int):
+        # ConvNeXt's and ResNet's processors: below 384 pixels enlarge, then cut; above squeeze.
+        if size < 384 or crop_size:
+            size, crop_size = int(size / crop_ratio), crop_size or (size, size)
+        else:
+            size = (size, size)
+    scale, float_scale, offset = np.ones(1), np.ones(1), np.zeros(1)
+    if getattr(processor, "do_rescale", False):
+        scale, float_scale = (
+            scale * processor.rescale_factor,
+            scale * processor.rescale_factor * 255,
+        )
+    mean: Any = getattr(processor, "image_mean", None)
+    if getattr(processor, "do_normalize", False):
+        std = np.atleast_1d(np.asarray(processor.image_std, dtype=np.float64))
+        with np.errstate(all="ignore"):  # what isn't finite is refused below
+            offset = -np.atleast_1d(np.asarray(mean, dtype=np.float64)) / std
+            scale, float_scale = scale / std, float_scale / std
+    resample = getattr(processor, "resample", None)
+    resample = Resampling.BILINEAR if resample is None else resample
+    num_channels = getattr(processor, "num_channels", None)
+    if num_channels is None and np.ndim(mean) == 1:
+        num_channels = len(mean)
+    _check_settings(resample, num_channels, scale, offset)
+    return ImageSettings(
+        size=size,
+        resample=int(resample),
+        crop_size=crop_size,
+        num_channels=num_channels,
+        scale=tuple(scale.tolist()),
+        float_scale=tuple(float_scale.tolist()),
+        offset=tuple(offset.tolist()),
+    )
+
+
+class ImageCollator:
+    """Raw image batch in, model batch out; the contract stands at the room's door.
+
+    `pixel_values` may be a view that repeats one channel three times: read it, don't write to it.
+    `labels` and `index` are left out where the raw batch has none.
+
+    Args:
+        processor: Hugging Face image processor.
+        options: The configuration's `features` section.
+        seed: The run's seed, for the augmentation.
+        training: Whether to augment.
+
+    Raises:
+        ModelError: The processor does something that the collator doesn't.
+    """
+
+    def __init__(
+        self, processor: Any, options: FeatureOptions, *, seed: int, training: bool
+    ) -> None:
+        self.settings = read_settings(processor)
+        on = training and changes_images(options.augmentation)
+        self.augmentation: AugmentationOptions | None = options.augmentation if on else None
+        self.seed = seed
+        if callable(processor):
+            _check_agreement(processor, self.settings)
+
+    def __call__(self, raw_batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Makes one model batch.
+
+        Raises:
+            DataError: Images are of an unknown kind, or don't end up equal in size.
+        """
+        batch = {"pixel_values": self._pixel_values(raw_batch)}
+        for raw_name, name in (("label", "labels"), ("index", "index")):
+            if raw_name in raw_batch:
+                batch[name] = _as_tensor(raw_batch[raw_name]).to(torch.int64)
+        return batch
+
+    def _pixel_values(self, raw_batch: dict[str, Any]) -> Tensor:
+        images = raw_batch["image"]
+        if not isinstance(images, list | tuple):
+            images = _as_tensor(images)
+            if not _is_image(images[0]):
+                raise _unknown_kind(images[0], range(len(images)), raw_batch)
+            return self._process(images, self._keys(raw_batch, np.arange(len(images))))
+        images = [_as_tensor(image) for image in images]
+        wrong = [position for position, image in enumerate(images) if not _is_image(image)]
+        if wrong:
+            raise _unknown_kind(images[wrong[0]], wrong, raw_batch)
+        groups: dict[Any, list[int]] = {}
+        for position, image in enumerate(images):
+            groups.setdefault((image.shape, image.dtype), []).append(position)
+        results = [
+            self._process(
+                torch.stack([images[position] for position in positions]),
+                self._keys(raw_batch, np.array(positions)),
+            )
+            for positions in groups.values()
+        ]
+        if len(results) == 1:
+            return results[0]
+        _check_equal_sizes(results, list(groups.values()), raw_batch)
+        pixel_values = torch.empty(len(images), *results[0].shape[1:])
+        for positions, result in zip(groups.values(), results, strict=True):
+            pixel_values[positions] = result
+        return pixel_values
+
+    def _keys(
+        self, raw_batch: dict[str, Any], positions: NDArray[np.intp]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+        """(epochs, indices) of some examples, where augmentation asks for them."""
+        if self.augmentation is None:
+            return None
+        return np.asarray(raw_batch["epoch"])[positions], np.asarray(raw_batch["index"])[positions]
+
+    def _process(
+        self, images: Tensor, keys: tuple[NDArray[np.int64], NDArray[np.int64]] | None
+    ) -> Tensor:
+        """Images `[B, H, W]` or `[B, H, W, C]` of one shape and type to `[B, C, H, W]`."""
+        whole_levels = images.dtype == torch.uint8
+        pixels = _as_pixels(images)
+        if self.settings.num_channels == 1:
+            pixels = _as_grey(pixels, whole_levels)
+        if self.augmentation is not None and keys is not None:
+            pixels = augment(pixels, self.augmentation, self.seed, *keys)
+            if whole_levels:  # an 8-bit image stays one, as in evaluation
+                pixels = pixels.round_()
+        return _finish(pixels, whole_levels, self.settings)
+
+
+def _as_tensor(values: Any) -> Tensor:
+    """A tensor on the same memory, where torch can have it (it warns of what can't be written)."""
+    if isinstance(values, Tensor):
+        return values
+    return torch.from_numpy(np.require(values, requirements=["C", "W"]))
+
+
+def _as_pixels(images: Tensor) -> Tensor:
+    """Images `[B, H, W]` or `[B, H, W, C]` to float32 `[B, C, H, W]` in memory of its own."""
+    images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
+    return images.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+
+
+def _as_grey(pixels: Tensor, whole_levels: bool) -> Tensor:
+    """Pixels `[B, C, H, W]` to one channel, whole levels as Pillow's `convert("L")`.
+
+    Source:
+        ITU-R Recommendation BT.601, luma; Pillow, src/libImaging/Convert.c.
+    """
+    if pixels.shape[1] == 1:
+        return pixels
+    red, green, blue = pixels.unbind(1)
+    if whole_levels:
+        # Parts of 2^16; every sum here is a whole number that float32 can hold.
+        grey = (19595 * red + 38470 * green + 7471 * blue).add_(2**15).div_(2**16).floor_()
+    else:
+        grey = 0.299 * red + 0.587 * green + 0.114 * blue
+    return grey[:, None]
+
+
+def _finish(pixels: Tensor, whole_levels: bool, settings: ImageSettings) -> Tensor:
+    """Resizes, cuts and normalises pixels `[B, C, H, W]`, in their own memory where it fits."""
+    if settings.size is not None:
+        size = _target_size(settings.size, pixels.shape[-2], pixels.shape[-1])
+        pixels = resize(pixels, *size, settings.resample, whole_levels=whole_levels)
+    if settings.crop_size is not None:
+        pixels = _center_crop(pixels, *settings.crop_size)
+    channels = settings.num_channels or pixels.shape[1]
+    scale = settings.scale if whole_levels else settings.float_scale
+    if len(set(zip(scale, settings.offset, strict=True))) == 1:
+        # One channel is enough until the model reads three: less than half the time.
+        return pixels.mul_(scale[0]).add_(settings.offset[0]).expand(-1, channels, -1, -1)
+    pixels = pixels * torch.tensor(scale)[:, None, None]
+    return pixels.add_(torch.tensor(settings.offset)[:, None, None])
+
+
+def _target_size(size: tuple[int, int] | int, height: int, width: int) -> tuple[int, int]:
+    """(height, width) to resize to; transformers cuts the long side's fraction off."""
+    if isinstance(size, tuple):
+        return size
+    if height <= width:
+        return size, int(size * width / height)
+    return int(size * height / width), size
+
+
+def _center_crop(pixels: Tensor, height: int, width: int) -> Tensor:
+    """The middle of `[B, C, H, W]`, with black around what is smaller; rounds as transformers."""
+    top = -((pixels.shape[-2] - height) // 2)  # rows to add; negative ones are cut off
+    left = -((pixels.shape[-1] - width) // 2)
+    bottom, right = height - pixels.shape[-2] - top, width - pixels.shape[-1] - left
+    return pad(pixels, (left, right, top, bottom))
+
+
+def _read_size(processor: Any) -> tuple[int, int] | int:
+    size = dict(getattr(processor, "size", None) or {})
+    if set(size) == {"shortest_edge"}:
+        return int(size["shortest_edge"])
+    return _sides(size, "size")
+
+
+def _sides(size: Any, name: str) -> tuple[int, int]:
+    sides = dict(size or {})
+    if set(sides) != {"height", "width"}:
+        raise ModelError(
+            f"processor.{name}: got {sides}. Allowed: height and width, or (for the size) "
+            "shortest_edge alone. Set one of these in the model's preprocessor_config.json."
+        )
+    return int(sides["height"]), int(sides["width"])
+
+
+def _check_settings(
+    resample: int,
+    num_channels: int | None,
+    scale: NDArray[np.float64],
+    offset: NDArray[np.float64],
+) -> None:
+    if resample not in FILTERS:
+        names = ", ".join(f"{filter_.value} ({filter_.name.lower()})" for filter_ in FILTERS)
+        raise ModelError(
+            f"processor.resample: unknown filter {resample!r}. Allowed: {names}. "
+            "Set one of these in the model's preprocessor_config.json."
+        )
+    if num_channels not in (None, 1, 3):
+        raise ModelError(
+            f"processor: takes images of {num_channels} channels. Allowed: 1 or 3. "
+            "Choose another model, or set image_mean and image_std of 1 or 3 numbers."
+        )
+    if len(offset) not in (1, num_channels) or len(scale) not in (1, num_channels):
+        raise ModelError(
+            f"processor.image_mean, image_std: {len(offset)} and {len(scale)} numbers for "
+            f"{num_channels} channels. Give one for each channel."
+        )
+    if not (np.isfinite(scale).all() and np.isfinite(offset).all()):
+        raise ModelError(
+            "processor.image_mean, image_std: normalising gives numbers that aren't finite. "
+            "Give means and standard deviations that are, and the latter above 0."
+        )
+
+
+def _check_agreement(processor: Any, settings: ImageSettings) -> None:
+    """Stops where a processor answers otherwise for a picture than its settings say.
+
+    Some (EfficientNet's, LeViT's, …) do more than their settings tell, and training on other
+    pictures than the shipped processor makes would not show until it is used.
+    """
+    channels = settings.num_channels or 3
+    rows, columns = np.mgrid[:72, :96]
+    # Waves: smooth enough for every resize to agree on, and nothing alike when moved or swapped.
+    waves = [np.sin(rows / (5 + c) + columns / (9 - c) + c) for c in range(channels)]
+    picture = np.rint(127.5 + 120 * np.stack(waves, axis=-1)).astype(np.uint8)
+    picture = picture[..., 0] if channels == 1 else picture
+    theirs = torch.as_tensor(processor(picture, return_tensors="pt")["pixel_values"])
+    ours = _finish(_as_pixels(torch.from_numpy(picture[None])), True, settings)
+    apart = float("inf")
+    if theirs.shape == ours.shape:
+        level = torch.tensor(settings.scale)[:, None, None]
+        apart = ((theirs - ours) / level).abs().mean().item()
+    if not apart <= _MOST_LEVELS_APART:
+        raise ModelError(
+            f"processor: {type(processor).__name__} answers otherwise than its settings say "
+            f"(shape {tuple(theirs.shape)} for {tuple(ours.shape)}, {apart:.3g} levels apart). "
+            "Allowed: resizing, cropping, rescaling and normalising alone. "
+            "Choose a model with such a processor, for example facebook/deit-tiny-patch16-224."
+        )
+
+
+def _is_image(image: Tensor) -> bool:
+    """Whether shape and type are known here; the values are the data room's to check."""
+    right_shape = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3))
+    return right_shape and image.numel() > 0 and image.dtype in (torch.uint8, torch.float32)
+
+
+def _unknown_kind(image: Tensor, wrong: Sequence[int], raw_batch: dict[str, Any]) -> DataError:
+    kind = str(image.dtype).removeprefix("torch.")
+    return DataError(
+        f"image of {_names(wrong, raw_batch)}: got {kind} of shape {tuple(image.shape)}. "
+        "Allowed: uint8 or float32, [height, width] or [height, width, channel] with 1 or 3 "
+        "channels. Convert the images, for example to RGB."
+    )
+
+
+def _check_equal_sizes(
+    results: list[Tensor], groups: list[list[int]], raw_batch: dict[str, Any]
+) -> None:
+    for positions, result in zip(groups, results, strict=True):
+        if result.shape[1:] != results[0].shape[1:]:
+            raise DataError(
+                f"image of {_names(positions, raw_batch)}: [channel, height, width] is "
+                f"{list(result.shape[1:])} after processing, but {list(results[0].shape[1:])} for "
+                f"{_names(groups[0], raw_batch)}. A batch takes one size. Set model.image_size, "
+                "or choose a processor that resizes or crops to one size."
+            )
+
+
+def _names(positions: Sequence[int], raw_batch: dict[str, Any]) -> str:
+    """Examples by their index (or, without any, by their place in the batch), the first few."""
+    indices = raw_batch.get("index")
+    names = [str(p if indices is None else int(indices[p])) for p in positions[:5]]
+    return f"index {', '.join(names)}{', …' if len(positions) > 5 else ''}"

@@ -1,0 +1,193 @@
+"""Resizes batches of images exactly as Pillow does, as two matrix products.
+
+The image collator's resize. Each pass multiplies by a matrix of filter weights; images of whole
+levels are rounded to whole levels after each pass, in arithmetic that can't err, so that they equal
+`PIL.Image.resize` in every pixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import PIL.Image
+import torch
+from numpy.typing import NDArray
+from PIL.Image import Resampling
+from torch import Tensor
+
+_FRACTION_BITS = 22  # Pillow's weights of whole levels are integers over 2^22
+_PILLOW_SAVES_ROWS = int(PIL.__version__.split(".")[0]) >= 13
+_LARGEST_PRODUCT = 64 * 64  # pixels; from larger images on Pillow's own loop is quicker
+_BLOCK_PIXELS = 2**18  # 2 MB of float64
+_SINGLE_BITS = 15  # float32 sums weights of up to this many fraction bits times levels exactly
+
+
+@dataclass(frozen=True)
+class _Filter:
+    """A resampling filter: its weight at a distance (in pixels), and where it ends."""
+
+    reach: float
+    weight: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+
+
+def _box(distance: NDArray[np.float64]) -> NDArray[np.float64]:
+    return ((distance > -0.5) & (distance <= 0.5)).astype(np.float64)
+
+
+def _bilinear(distance: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(np.abs(distance) < 1, 1 - np.abs(distance), 0)
+
+
+def _hamming(distance: NDArray[np.float64]) -> NDArray[np.float64]:
+    window = np.sinc(distance) * (0.54 + 0.46 * np.cos(np.pi * distance))
+    return np.where(np.abs(distance) < 1, window, 0)
+
+
+def _bicubic(distance: NDArray[np.float64]) -> NDArray[np.float64]:
+    a, d = -0.5, np.abs(distance)
+    near = ((a + 2) * d - (a + 3)) * d * d + 1
+    far = (((d - 5) * d + 8) * d - 4) * a
+    return np.where(d < 1, near, np.where(d < 2, far, 0))
+
+
+def _lanczos(distance: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(np.abs(distance) < 3, np.sinc(distance) * np.sinc(distance / 3), 0)
+
+
+_FILTERS = {
+    Resampling.BOX: _Filter(0.5, _box),
+    Resampling.BILINEAR: _Filter(1.0, _bilinear),
+    Resampling.HAMMING: _Filter(1.0, _hamming),
+    Resampling.BICUBIC: _Filter(2.0, _bicubic),
+    Resampling.LANCZOS: _Filter(3.0, _lanczos),
+}
+FILTERS = (Resampling.NEAREST, *_FILTERS)
+"""What `resize` knows."""
+
+
+def resize(images: Tensor, height: int, width: int, resample: int, *, whole_levels: bool) -> Tensor:
+    """Resizes a batch of images; shrinking widens the filter, so that nothing is skipped.
+
+    Args:
+        images: float32 `[..., H, W]`; with `whole_levels` whole numbers 0…255.
+        height: Pixels of the result.
+        width: Pixels of the result.
+        resample: One of `FILTERS`.
+        whole_levels: Round each pass to whole levels and clip it to 0…255, as Pillow does with
+            8-bit images; otherwise nothing is rounded, as Pillow does with float images.
+
+    Returns:
+        float32 `[..., height, width]`; `images` itself where the size is right already.
+
+    Source:
+        Pillow, src/libImaging/Resample.c and (nearest) Geometry.c.
+    """
+    old_height, old_width = images.shape[-2:]
+    if (old_height, old_width) == (height, width):
+        return images
+    if resample == Resampling.NEAREST:
+        return images[..., _nearest(old_height, height), :][..., _nearest(old_width, width)]
+    planes = images.reshape(-1, old_height, old_width)
+    if whole_levels and old_height * old_width > _LARGEST_PRODUCT:
+        resized = _resize_by_pillow(planes, height, width, resample)
+    else:
+        resized = _resize_by_products(planes, height, width, resample, whole_levels)
+    return resized.view(*images.shape[:-2], height, width)
+
+
+def _resize_by_pillow(planes: Tensor, height: int, width: int, resample: int) -> Tensor:
+    """Resizes `[N, H, W]` of whole levels one by one, as large images are quicker done."""
+    resized = np.empty((len(planes), height, width), dtype=np.float32)
+    for plane, result in zip(planes.to(torch.uint8).numpy(), resized, strict=True):
+        result[:] = np.asarray(
+            PIL.Image.fromarray(plane).resize((width, height), Resampling(resample))
+        )
+    return torch.from_numpy(resized)
+
+
+def _resize_by_products(
+    planes: Tensor, height: int, width: int, resample: int, whole_levels: bool
+) -> Tensor:
+    """Resizes `[N, H, W]`, whole or not, as two matrix products."""
+    old_height, old_width = planes.shape[-2:]
+    by_rows = _weights(old_height, height, resample, whole_levels)
+    by_columns = _weights(old_width, width, resample, whole_levels)
+    # The order of the passes shows in the rounding. Pillow's was columns first until 13.0 (#9549).
+    rows_first = _PILLOW_SAVES_ROWS and old_height - height > max(2 * (old_width - width), 0)
+
+    def resize_block(block: Tensor) -> Tensor:
+        if rows_first:
+            block = _multiply_rows(by_rows, block, whole_levels)
+        block = _multiply_columns(block, by_columns, whole_levels)
+        return block if rows_first else _multiply_rows(by_rows, block, whole_levels)
+
+    if torch.float64 not in (by_rows.dtype, by_columns.dtype):
+        return resize_block(planes)
+    # float64 in blocks that stay in the cache: fresh memory would cost more than the products.
+    resized = torch.empty(len(planes), height, width)
+    block_size = max(1, _BLOCK_PIXELS // (height * width))
+    for block, result in zip(
+        torch.split(planes, block_size), torch.split(resized, block_size), strict=True
+    ):
+        result.copy_(resize_block(block))
+    return resized
+
+
+def _multiply_columns(planes: Tensor, weights: Tensor, whole_levels: bool) -> Tensor:
+    if planes.shape[-1] == len(weights):
+        return planes
+    return _settle(planes.to(weights.dtype) @ weights.T, whole_levels)
+
+
+def _multiply_rows(weights: Tensor, planes: Tensor, whole_levels: bool) -> Tensor:
+    if planes.shape[-2] == len(weights):
+        return planes
+    return _settle(weights @ planes.to(weights.dtype), whole_levels)
+
+
+def _settle(levels: Tensor, whole_levels: bool) -> Tensor:
+    """Rounds (halves up) and clips in place, where levels are whole."""
+    return levels.add_(0.5).floor_().clamp_(0, 255) if whole_levels else levels
+
+
+@lru_cache(maxsize=64)
+def _nearest(old: int, new: int) -> Tensor:
+    """The old pixel that each new one shows: int64 `[new]`."""
+    step = old / new
+    # Pillow adds the step up pixel by pixel; only the same sum rounds the same way.
+    places = np.cumsum(np.concatenate([[step * 0.5], np.full(new - 1, step)]))
+    return torch.from_numpy(np.minimum(places.astype(np.int64), old - 1))
+
+
+@lru_cache(maxsize=64)
+def _weights(old: int, new: int, resample: int, whole_levels: bool) -> Tensor:
+    """Weight of each old pixel in each new one: `[new, old]`.
+
+    With `whole_levels` Pillow's fixed-point weights, in float32 where that sums them exactly (as
+    from 28 to 224 pixels, bilinear) and else in float64, which always does.
+    """
+    weights = _float_weights(old, new, _FILTERS[Resampling(resample)])
+    if not whole_levels:
+        return torch.from_numpy(weights.astype(np.float32))
+    fixed = np.trunc(weights * 2.0**_FRACTION_BITS + np.copysign(0.5, weights))
+    single = not np.any(fixed % 2.0 ** (_FRACTION_BITS - _SINGLE_BITS))
+    dtype = np.float32 if single else np.float64
+    return torch.from_numpy((fixed / 2.0**_FRACTION_BITS).astype(dtype))
+
+
+def _float_weights(old: int, new: int, filter_: _Filter) -> NDArray[np.float64]:
+    """Pillow's `precompute_coeffs`: float64 `[new, old]`, each row summing to 1."""
+    step = old / new
+    stretch = max(step, 1.0)
+    centres = (np.arange(new)[:, None] + 0.5) * step
+    reach = filter_.reach * stretch
+    first = np.maximum(np.trunc(centres - reach + 0.5), 0)
+    past = np.minimum(np.trunc(centres + reach + 0.5), old)
+    pixels = np.arange(old)[None, :]
+    weights = filter_.weight((pixels - centres + 0.5) * (1 / stretch))
+    weights[(pixels < first) | (pixels >= past)] = 0
+    weights /= weights.sum(axis=1, keepdims=True)
+    return weights

@@ -1,0 +1,195 @@
+"""What a trained model is for: scoring it on a split again, and naming the class of files.
+
+MODEL is a run directory (or the folder of a run's name: its newest finished run), a folder that
+`save_pretrained` wrote, or a plain `state_dict` file together with a configuration.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_finetune.config import RunConfig, load_config
+from hf_finetune.errors import DataError, ModelError, UserError
+from hf_finetune.runs.run_dir import MODEL, find_run
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from hf_finetune.models import Classifier
+
+_BATCH_IMAGES = 256
+
+
+def resolve_model(
+    model: str, config_path: str | None, overrides: Sequence[str]
+) -> tuple[Path, RunConfig | None]:
+    """The folder or file of the weights, and the configuration that goes with them.
+
+    Raises:
+        UserError: There is no model at that path, or a state_dict file came without configuration.
+    """
+    config = load_config(config_path, overrides) if config_path else None
+    path = Path(model)
+    if path.is_file():
+        if config is None:
+            raise UserError(
+                f"{model}: a file of weights doesn't say what network it is for. "
+                "Name the configuration too: --config configs/x.yaml"
+            )
+        return path, config
+    if (path / "config.json").is_file():
+        return path, config
+    run = find_run(path)
+    if run is None:
+        raise UserError(
+            f"{model}: there is no finished run, no model folder (config.json) and no file of "
+            "weights here."
+        )
+    if not run.model.is_dir():
+        raise UserError(f"{run.path}: the run has no {MODEL}/; it is {run.status['status']}.")
+    return run.model, config or load_config(run.path / "config.yaml", overrides)
+
+
+def _load(path: Path, config: RunConfig | None) -> Classifier:
+    """The classifier at a path; a state_dict is put into the network that the configuration names."""
+    from hf_finetune.models import load_classifier, load_state_dict_file
+
+    if path.is_dir():
+        return load_classifier(path)
+    from hf_finetune.assembly import assemble
+
+    if config is None:
+        raise UserError(f"{path}: name the configuration too.")
+    classifier = assemble(config).classifier
+    load_state_dict_file(classifier, path)
+    return classifier
+
+
+def evaluate_model(
+    model: str, config_path: str | None, overrides: Sequence[str], split: str
+) -> dict[str, Any]:
+    """Scores a model on a split of the data that its configuration names.
+
+    Args:
+        model: Run, folder or state_dict file.
+        config_path: Configuration; needed unless `model` is a run.
+        overrides: Settings to change.
+        split: train, validation or test.
+
+    Returns:
+        Every metric, as in metrics.json.
+
+    Raises:
+        UserError: Model or data can't be used, or their classes differ.
+    """
+    path, config = resolve_model(model, config_path, overrides)
+    if config is None:
+        raise UserError(
+            f"{model}: a model folder doesn't say what data to score it on. "
+            "Name a configuration: --config configs/x.yaml"
+        )
+    from hf_finetune.assembly import assemble_with
+    from hf_finetune.data import load_data
+
+    classifier = _load(path, config)
+    data = load_data(config.data)
+    names = tuple(classifier.model.config.id2label[i] for i in range(len(data.label_names)))
+    if classifier.model.config.num_labels != len(data.label_names) or names != data.label_names:
+        known = ", ".join(classifier.model.config.id2label.values())
+        raise ModelError(
+            f"{model}: the model knows the classes {known}; the data has "
+            f"{', '.join(data.label_names)}. Score it on the data that it was trained for."
+        )
+    bench = assemble_with(config, data, classifier)
+    predictor = bench.make_predictor(split)
+    return bench.score(predictor.predict(classifier.model, bench.compute.make_accelerator()))
+
+
+@dataclass(frozen=True)
+class FileAnswer:
+    """What a model says about one file.
+
+    Attributes:
+        file: The path as given.
+        classes: The likeliest classes, each with its probability, best first.
+    """
+
+    file: str
+    classes: tuple[tuple[str, float], ...]
+
+
+def predict_files(
+    model: str,
+    files: Sequence[str],
+    config_path: str | None = None,
+    overrides: Sequence[str] = (),
+    top: int = 1,
+) -> list[FileAnswer]:
+    """Names the class of image files; each is brought to the size and channels that the model takes.
+
+    Args:
+        model: Run, folder or state_dict file.
+        files: Image files.
+        config_path: Configuration; needed for a state_dict file.
+        overrides: Settings to change.
+        top: How many classes to name.
+
+    Raises:
+        UserError: The model can't be used, or a file is missing or no image.
+    """
+    import torch
+
+    if top < 1:
+        raise UserError(f"--top: must be at least 1, got {top}.")
+    path, config = resolve_model(model, config_path, overrides)
+    images = [_open_image(file) for file in files]
+    classifier = _load(path, config)
+    network = classifier.model.eval()
+    answers = []
+    for start in range(0, len(files), _BATCH_IMAGES):
+        part = slice(start, start + _BATCH_IMAGES)
+        inputs = classifier.processor(images=images[part], return_tensors="pt")
+        with torch.inference_mode():
+            logits = network(pixel_values=inputs["pixel_values"].to(network.device)).logits
+        values, ids = logits.softmax(-1).topk(min(top, logits.shape[-1]))
+        for file, value, index in zip(files[part], values.tolist(), ids.tolist(), strict=True):
+            names = (network.config.id2label[i] for i in index)
+            answers.append(FileAnswer(file, tuple(zip(names, value, strict=True))))
+    return answers
+
+
+def _open_image(file: str) -> Image:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(file) as image:
+            image.load()
+            return image
+    except FileNotFoundError as error:
+        raise DataError(f"{file}: there is no such file.") from error
+    except (UnidentifiedImageError, OSError, ValueError) as error:
+        raise DataError(f"{file}: it can't be read as an image ({error}).") from error
+
+
+def format_predictions(answers: Sequence[FileAnswer], style: str) -> str:
+    """The answers as a table, or as CSV with the columns file, rank, label, probability."""
+    rows = [
+        (answer.file, str(rank), label, f"{probability:.4f}")
+        for answer in answers
+        for rank, (label, probability) in enumerate(answer.classes, start=1)
+    ]
+    header = ("file", "rank", "label", "probability")
+    if style == "csv":
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([header, *rows])
+        return text.getvalue().rstrip("\n")
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (header, *rows)
+    )

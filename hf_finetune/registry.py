@@ -1,0 +1,58 @@
+"""Finds the kinds of a room: a name in a configuration is the name of a file in the room's folder.
+
+A file is a kind when it defines its room's verb at top level (`load` for a data set, `build` for a
+model or a loss, `fit` for an engine, `start` for a tracker); the rest of the folder is what the
+kinds share. Listing reads the files as text, so that it imports nothing.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import re
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+from hf_finetune.errors import UserError
+
+VERBS = {"data": "load", "models": "build", "losses": "build", "engines": "fit", "trackers": "start"}
+_PACKAGE = Path(__file__).parent
+
+
+@cache
+def kind_names(room: str) -> tuple[str, ...]:
+    """Names of the kinds in a room, sorted.
+
+    Args:
+        room: A folder of the package: data, models, losses, engines or trackers.
+    """
+    verb = re.compile(rf"^def {VERBS[room]}\(", re.MULTILINE)
+    files = (_PACKAGE / room).glob("*.py")
+    return tuple(
+        sorted(
+            path.stem
+            for path in files
+            if path.stem != "__init__" and verb.search(path.read_text(encoding="utf-8"))
+        )
+    )
+
+
+def kind(room: str, name: str) -> ModuleType:
+    """The module of one kind, imported.
+
+    Raises:
+        UserError: The room has no such kind; the message names the nearest.
+    """
+    names = kind_names(room)
+    if name not in names:
+        raise UserError(f"{room}: unknown name {name!r}. {nearest(name, names)}")
+    return importlib.import_module(f"hf_finetune.{room}.{name}")
+
+
+def nearest(word: str, words: tuple[str, ...] | list[str]) -> str:
+    """A sentence that helps with a misspelt word: the near miss, or what is allowed."""
+    close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+    if close:
+        return f"Did you mean {close[0]!r}?"
+    return f"Allowed: {', '.join(sorted(words))}."

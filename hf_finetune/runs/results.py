@@ -1,0 +1,81 @@
+"""Fills a run directory: what is known when the run starts, and what it came to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from hf_finetune.assembly import Workbench
+from hf_finetune.engines.progress import Progress
+from hf_finetune.models import save_classifier
+from hf_finetune.runs.environment import describe_environment
+from hf_finetune.runs.plots import draw_confusion_matrix, draw_curves, draw_examples
+from hf_finetune.runs.run_dir import METRICS, RunDir
+from hf_finetune.trackers.jsonl import read_history
+
+_EXAMPLES = 32
+
+
+def write_start(run: RunDir, bench: Workbench, plan: dict[str, str]) -> None:
+    """Writes the environment, the plan, and a picture of what the model will see."""
+    environment = describe_environment()
+    run.write_json(
+        "environment.json", {**environment, "compute": bench.compute.describe(), "plan": plan}
+    )
+    run.set_status(
+        "running",
+        data_fingerprint=bench.data.fingerprint,
+        warnings=list(bench.data.warnings),
+    )
+    loader = bench.make_loader("train", training=True)
+    keys = [key for key, _ in zip(loader.sampler, range(_EXAMPLES), strict=False)]
+    batch = loader.collate_fn(loader.dataset.__getitems__(keys))
+    labels = [bench.data.label_names[label] for label in batch["labels"]]
+    draw_examples(
+        batch["pixel_values"].numpy(),
+        labels,
+        run.path / "examples.png",
+        title=f"{bench.config.name}: training images as the model sees them",
+    )
+
+
+def write_results(run: RunDir, bench: Workbench, progress: Progress) -> dict[str, Any]:
+    """Scores validation and test with the model as it stands, and writes everything down.
+
+    Returns:
+        The content of metrics.json.
+    """
+    predictions = {
+        split: bench.make_predictor(split).predict(bench.classifier.model, progress.accelerator)
+        for split in ("validation", "test")
+    }
+    metrics: dict[str, Any] = {
+        **{split: bench.score(rows) for split, rows in predictions.items()},
+        "metric_for_best_model": bench.config.train.metric_for_best_model,
+        "best_step": progress.best_step,
+        "steps": progress.step,
+        "train_seconds": progress.seconds,
+        "seed": bench.config.seed,
+    }
+    if not bench.compute.is_main_process:
+        return metrics
+    save_classifier(bench.classifier, run.model)
+    if bench.config.run.save_state_dict:
+        _write_state_dict(run, bench)
+    if bench.config.run.predictions:
+        for rows in predictions.values():
+            run.write_predictions(rows)
+    draw_curves(read_history(run.path), run.path / "curves.png", title=str(run.path))
+    matrix = np.asarray(metrics["test"]["confusion_matrix"])
+    draw_confusion_matrix(matrix, bench.data.label_names, run.path / "confusion_matrix.png")
+    run.write_json(METRICS, metrics)
+    return metrics
+
+
+def _write_state_dict(run: RunDir, bench: Workbench) -> None:
+    """The best weights as torch's plain `state_dict`, beside the run's other files."""
+    import torch
+
+    state = {k: v.cpu().contiguous() for k, v in bench.classifier.model.state_dict().items()}
+    torch.save(state, run.path / "state_dict.pt")

@@ -1,0 +1,168 @@
+"""The run directory: what a run leaves behind, and what everything after training reads.
+
+runs/<name>/<number>/
+    run.json            status (running, finished, failed, stopped), start and end, warnings
+    config.yaml         the resolved configuration; itself a configuration
+    environment.json    versions, hardware, threads, commit, and what the run was about to do
+    history.jsonl       one record a line: training, validation, test
+    metrics.json        validation and test, scored with the best weights
+    predictions/        validation.parquet, test.parquet: id, label, prediction, logits, groups
+    model/              the best weights (safetensors), config and processor
+    curves.png, examples.png, confusion_matrix.png
+    checkpoints/        while it trains (kept with run.keep_checkpoints: true)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from hf_finetune.config import RunConfig, dump_config, load_config
+from hf_finetune.errors import UserError
+from hf_finetune.evaluation import Predictions
+
+STATUS, CONFIG, METRICS, MODEL = "run.json", "config.yaml", "metrics.json", "model"
+
+
+def create_run_dir(config: RunConfig) -> RunDir:
+    """Makes the next free `<run.directory>/<name>/<number>`; nothing is ever overwritten."""
+    parent = Path(config.run.directory) / config.name
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        number = 1 + max((int(p.name) for p in parent.iterdir() if p.name.isdigit()), default=0)
+        while True:
+            try:
+                (parent / f"{number:03d}").mkdir()  # fails where another run was quicker
+                break
+            except FileExistsError:
+                number += 1
+    except OSError as error:
+        raise UserError(
+            f"run.directory: can't write to {str(parent)!r} ({error.strerror}). "
+            "Name another folder with run.directory."
+        ) from error
+    run = RunDir(parent / f"{number:03d}")
+    (run.path / CONFIG).write_text(dump_config(config), encoding="utf-8")
+    run.set_status("running", started=_now())
+    return run
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """One run's directory.
+
+    Attributes:
+        path: The folder.
+    """
+
+    path: Path
+
+    @property
+    def model(self) -> Path:
+        """Folder of the best model."""
+        return self.path / MODEL
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """What `run.json` says."""
+        content: dict[str, Any] = self.read_json(STATUS)
+        return content
+
+    @property
+    def config(self) -> RunConfig:
+        """The run's resolved configuration."""
+        return load_config(self.path / CONFIG)
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Scores of validation and test, with the best weights."""
+        content: dict[str, Any] = self.read_json(METRICS)
+        return content
+
+    def set_status(self, status: str, **facts: Any) -> None:
+        """Writes the status, and adds facts to `run.json`."""
+        known = self.status if (self.path / STATUS).exists() else {}
+        self.write_json(STATUS, {**known, "status": status, **facts})
+
+    def finish(self, status: str, **facts: Any) -> None:
+        """Writes the final status and the end's time."""
+        self.set_status(status, ended=_now(), **facts)
+
+    def remove_checkpoints(self, keep: bool) -> None:
+        """Removes the checkpoints of a run that needs them no more, unless they are to be kept."""
+        if not keep:
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Writes a file of the run whole or not at all."""
+        path = self.path / name
+        unfinished = path.with_name(f".{name}.unfinished")
+        unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        os.replace(unfinished, path)
+
+    def read_json(self, name: str) -> Any:
+        """Reads a JSON file of the run.
+
+        Raises:
+            UserError: The run has no such file.
+        """
+        path = self.path / name
+        if not path.is_file():
+            raise UserError(f"{self.path}: the run has no {name}; it has not come that far.")
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    def write_predictions(self, predictions: Predictions) -> None:
+        """Writes `predictions/<split>.parquet`."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        columns: dict[str, Any] = {
+            "id": predictions.ids,
+            "label": predictions.labels,
+            "prediction": predictions.logits.argmax(1),
+            "logits": list(predictions.logits),
+            **predictions.groups,
+        }
+        folder = self.path / "predictions"
+        folder.mkdir(exist_ok=True)
+        pq.write_table(pa.table(columns), folder / f"{predictions.split}.parquet")
+
+
+def find_run(path: str | Path) -> RunDir | None:
+    """The run at a path: a run directory, or the newest finished run of a name's folder."""
+    folder = Path(path)
+    if (folder / STATUS).is_file():
+        return RunDir(folder)
+    numbered = [p for p in folder.glob("*") if p.name.isdigit() and (p / STATUS).is_file()]
+    finished = [p for p in numbered if RunDir(p).status["status"] == "finished"]
+    return RunDir(max(finished, key=lambda p: int(p.name))) if finished else None
+
+
+def load_run(path: str | Path) -> RunDir:
+    """The run at a path; see `find_run`.
+
+    Raises:
+        UserError: There is none.
+    """
+    run = find_run(path)
+    if run is None:
+        raise UserError(
+            f"{path}: there is no run here (no {STATUS}), and no finished run below it. "
+            "Name a run directory such as runs/corrupt_mnist_sample/001."
+        )
+    return run
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
