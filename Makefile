@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CONFIG ?= configs/corrupt_mnist_sample.yaml
 
-.PHONY: finetune test test-all check benchmark clean
+.PHONY: finetune test test-slow test-all check benchmark clean
 
 # Train the CNN on the real digits of samples/, and print its test accuracy.
 finetune: $(READY)
@@ -15,8 +15,10 @@ finetune: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -m "not slow"
 
-test-all: $(READY)
-	$(BIN)/python -m pytest
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow
+
+test-all: test test-slow
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -115,7 +115,7 @@ def format_result(run: Path, metrics: Mapping[str, Any]) -> str:
             f"{validation['macro_f1']:.4f}; it chose the weights of step {metrics['best_step']}",
             "training": f"{metrics['steps']} steps in {metrics['train_seconds']:.1f} s",
             "run directory": str(run),
-            "curves": str(run / "curves.png"),
+            **({"curves": str(run / "curves.png")} if (run / "curves.png").exists() else {}),
             "type next": f"hf-finetune evaluate {run}",
         }
     )

@@ -79,6 +79,12 @@ def test_unknown_keys(line: str, problem: str) -> None:
     assert only(line) == problem
 
 
+def test_of_two_like_keys_the_one_of_the_same_section_is_meant() -> None:
+    text = "data: {name: corrupt_mnist, split: {sed: 1}}\nmodel: {name: cnn}\n"
+    told = "x.yaml:1: unknown key 'data.split.sed'. Did you mean 'data.split.seed'?"
+    assert problems(text) == (told,)
+
+
 @pytest.mark.parametrize(
     ("key", "advice"),
     [
@@ -218,6 +224,10 @@ def test_keys_of_a_misspelt_kind_are_checked_as_of_the_meant_one() -> None:
             "loss: {class_weights: {zero: 1, one: -1}}",
             "loss.class_weights: must be 'none' or 'auto' or a section whose values are each "
             "a number greater than 0, got -1 (a whole number) for 'one'.",
+        ),
+        (
+            f"seed: {'x' * 200}",
+            f"seed: must be a whole number of at least 0, got '{'x' * 56}… (text).",
         ),
         (
             "run: {directory: 2e-5}",

@@ -60,6 +60,7 @@ def test_an_override_mends_a_faulty_line() -> None:
             "train.learning_rat=1",
             "unknown key 'train.learning_rat'. Did you mean 'train.learning_rate'?",
         ),
+        ("model={}", "the key 'model.name' is missing. It can be "),
         ("trian.seed=1", "unknown key 'trian'. Did you mean 'train'?"),
         ("model.name.x=1", "'model.name' is a value, not a section with keys."),
         ("seed=[1", "the value isn't valid YAML: "),

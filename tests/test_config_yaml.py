@@ -34,6 +34,7 @@ def problems(text: str) -> tuple[str, ...]:
         ("0", 0),
         ("true", True),
         ("False", False),
+        ("TRUE", True),
         ("~", None),
         ("", None),
         ("'2e-5'", "2e-5"),
@@ -155,9 +156,9 @@ def test_anchors_that_multiply_are_refused() -> None:
     )
 
 
-def test_anchors_and_merges_are_fine_and_give_way_to_written_keys() -> None:
+def test_merged_keys_give_way_to_written_ones_and_to_earlier_merges() -> None:
     text = """
-data: {name: corrupt_mnist, split: &split {seed: 1, validation_fraction: 0.2}}
+data: {name: corrupt_mnist, split: &split {seed: 1, momentum: 2, weight_decay: 3}}
 model: {name: cnn}
 train: {optimizer: &o {weight_decay: 0.5, momentum: 0.1}}
 """
@@ -166,7 +167,6 @@ train: {optimizer: &o {weight_decay: 0.5, momentum: 0.1}}
         "weight_decay": 0.5,
         "momentum": 0.9,
         "seed": 1,
-        "validation_fraction": 0.2,
     }
     assert tree["again"] == tree["train"]["optimizer"]
     assert tree["again"] is not tree["train"]["optimizer"]  # an override of one leaves the other

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, field_validator
 
-from hf_finetune.config.check import check
+from hf_finetune.config.check import check_tree
 from hf_finetune.config.overrides import apply_overrides
 from hf_finetune.config.schema import schema_of
 from hf_finetune.config.source import Source
@@ -151,7 +151,7 @@ def config_schema() -> dict[str, Any]:
 
 def _checked(source: Source, overrides: Sequence[str]) -> RunConfig:
     apply_overrides(source, overrides)
-    return check(RunConfig, source)
+    return check_tree(RunConfig, source)
 
 
 def _plain(value: Any, where: str) -> Any:

@@ -20,7 +20,7 @@ S = TypeVar("S", bound=Section)
 _LARGEST_EXACT = 2**53
 
 
-def check(root: type[S], source: Source) -> S:
+def check_tree(root: type[S], source: Source) -> S:
     """The configuration that a source holds.
 
     Args:

@@ -75,11 +75,11 @@ def read_npz(path: Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
     """
     require_file(path)
     with path.open("rb") as file:
-        is_npy = file.read(len(_NPY_MARK)) == _NPY_MARK
-    if is_npy:
-        raise DataError(f"{path}: this is an .npy file under another name. {NPY_ADVICE}")
+        if file.read(len(_NPY_MARK)) == _NPY_MARK:
+            raise DataError(f"{path}: this is an .npy file under another name. {NPY_ADVICE}")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here, since NumPy leaves its own file open when the archive is broken.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             missing = [key for key in keys if key not in archive.files]
             if missing:
                 raise DataError(

@@ -22,8 +22,10 @@ Key = tuple[int, int]
 class KeyedSampler(Sampler[Key]):
     """Yields (epoch, index) keys, in an order that follows from the seed and the epoch.
 
-    The engine sets the epoch; it travels in the keys, so that loaders that were wrapped, shortened
-    for a resume or moved into a worker process all see the right one.
+    The engine starts each epoch (`start_epoch`), and the epoch travels in the keys, so that loaders
+    that were wrapped, shortened for a resume or moved into a worker process all see the right one.
+    There is deliberately no `set_epoch`: accelerate would call it with a count of its own, which
+    begins at 0 again after a resume.
 
     Args:
         size: Rows of the split.
@@ -40,7 +42,7 @@ class KeyedSampler(Sampler[Key]):
     def __len__(self) -> int:
         return self.size
 
-    def set_epoch(self, epoch: int) -> None:
+    def start_epoch(self, epoch: int) -> None:
         """Chooses the order, and what the keys say."""
         self.epoch = epoch
 
@@ -101,9 +103,9 @@ def make_loader(
     )
 
 
-def set_epoch(loader: DataLoader[Any], epoch: int) -> None:
+def start_epoch(loader: DataLoader[Any], epoch: int) -> None:
     """Tells a loader made by `make_loader` which epoch comes next."""
     sampler = loader.sampler
     if not isinstance(sampler, KeyedSampler):
         raise TypeError("the loader was not made by make_loader")
-    sampler.set_epoch(epoch)
+    sampler.start_epoch(epoch)

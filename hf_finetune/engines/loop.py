@@ -13,7 +13,7 @@ from itertools import islice
 
 from accelerate.data_loader import skip_first_batches
 
-from hf_finetune.engines.batches import set_epoch
+from hf_finetune.engines.batches import start_epoch
 from hf_finetune.engines.job import TrainingJob
 from hf_finetune.engines.progress import Progress
 from hf_finetune.engines.step import Batch, TrainingStep
@@ -39,7 +39,7 @@ def fit(job: TrainingJob) -> Progress:
     epoch, steps_into_epoch = divmod(steps_taken, job.length.steps_per_epoch)
     progress.restore_random_state()
     while not progress.should_stop:
-        set_epoch(job.train_loader, epoch)  # a new order, and new augmentation
+        start_epoch(job.train_loader, epoch)  # a new order, and new augmentation
         batches_of_epoch = loader
         if steps_into_epoch:  # a resume in mid-epoch: what was trained on is not seen again
             batches_of_epoch = skip_first_batches(loader, steps_into_epoch * accumulation)

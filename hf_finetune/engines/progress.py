@@ -112,7 +112,7 @@ class Progress:
             listener.on_step(self.step, loss_sum / weight, self.job.model)
         train, length = self.job.train, self.job.length
         is_epoch_end = self.step % length.steps_per_epoch == 0
-        is_last = self.step >= (self.job.stop_after or length.total_steps)
+        is_last = self.step >= min(self.job.stop_after or length.total_steps, length.total_steps)
         if self.step % train.logging_steps == 0 or is_epoch_end or is_last:
             self._log_training(grad_norm, learning_rate)
         if train.eval_steps is not None and self.step % train.eval_steps == 0:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from hf_finetune.engines.batches import set_epoch
+from hf_finetune.engines.batches import start_epoch
 from hf_finetune.engines.job import TrainingJob
 from hf_finetune.engines.progress import Progress
 from hf_finetune.engines.step import Batch, TrainingStep
@@ -112,9 +112,9 @@ class _Reporter(TrainerCallback):
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Sets the epoch at its source: Trainer's own call doesn't reach a wrapped sampler."""
+        """Starts the epoch at its source, the sampler."""
         job = self.trainer.job
-        set_epoch(job.train_loader, state.global_step // job.length.steps_per_epoch)
+        start_epoch(job.train_loader, state.global_step // job.length.steps_per_epoch)
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any

@@ -26,7 +26,7 @@ class LabelIds(Features):  # type: ignore[misc]  # datasets is not typed here
     """Two columns of label ids, which need no encoding."""
 
     def encode_batch(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Returns the batch as it is: the inherited way visits 10,000 ids in 20 ms, one by one."""
+        """Returns the batch as it is: the inherited way visits 10,000 ids one by one, in 40 ms."""
         return batch
 
 
@@ -163,10 +163,11 @@ def _check(predictions: Predictions, num_classes: int) -> None:
     bad_logits = ~np.isfinite(logits).all(axis=1)
     if bad_logits.any():
         row = int(bad_logits.argmax())
+        value = next(logit for logit in logits[row].tolist() if not np.isfinite(logit))
         raise TrainingError(
-            f"{split}: the model's logits for example {predictions.ids[row]!r} are "
-            f"{logits[row].tolist()} ({int(bad_logits.sum())} of {len(labels)} examples are not "
-            "finite). Lower train.learning_rate, or set compute.precision to fp32."
+            f"{split}: a logit of example {predictions.ids[row]!r} is {value} "
+            f"({int(bad_logits.sum())} of {len(labels)} examples have such). It must be "
+            "finite. Lower train.learning_rate, or set compute.precision to fp32."
         )
 
 

@@ -55,43 +55,17 @@ def read_settings(processor: Any) -> ImageSettings:
     Raises:
         ModelError: It asks for a size, filter, channels or normalisation that isn't known here.
     """
-    size = _read_size(processor) if getattr(processor, "do_resize", False) else None
-    crop_size = None
-    if getattr(processor, "do_center_crop", False):
-        crop_size = _sides(processor.crop_size, "crop_size")
-    crop_ratio = getattr(processor, "crop_pct", None)
-    if crop_ratio and isinstance(size, int):
-        # ConvNeXt's and ResNet's processors: below 384 pixels enlarge, then cut; above squeeze.
-        if size < 384 or crop_size:
-            size, crop_size = int(size / crop_ratio), crop_size or (size, size)
-        else:
-            size = (size, size)
-    scale, float_scale, offset = np.ones(1), np.ones(1), np.zeros(1)
-    if getattr(processor, "do_rescale", False):
-        scale, float_scale = (
-            scale * processor.rescale_factor,
-            scale * processor.rescale_factor * 255,
-        )
-    mean: Any = getattr(processor, "image_mean", None)
-    if getattr(processor, "do_normalize", False):
-        std = np.atleast_1d(np.asarray(processor.image_std, dtype=np.float64))
-        with np.errstate(all="ignore"):  # what isn't finite is refused below
-            offset = -np.atleast_1d(np.asarray(mean, dtype=np.float64)) / std
-            scale, float_scale = scale / std, float_scale / std
-    resample = getattr(processor, "resample", None)
-    resample = Resampling.BILINEAR if resample is None else resample
-    num_channels = getattr(processor, "num_channels", None)
-    if num_channels is None and np.ndim(mean) == 1:
-        num_channels = len(mean)
-    _check_settings(resample, num_channels, scale, offset)
+    num_channels = _read_channels(processor)
+    size, crop_size = _read_sizes(processor)
+    scale, float_scale, offset = _read_normalisation(processor, num_channels)
     return ImageSettings(
         size=size,
-        resample=int(resample),
+        resample=_read_filter(processor),
         crop_size=crop_size,
         num_channels=num_channels,
-        scale=tuple(scale.tolist()),
-        float_scale=tuple(float_scale.tolist()),
-        offset=tuple(offset.tolist()),
+        scale=scale,
+        float_scale=float_scale,
+        offset=offset,
     )
 
 
@@ -248,11 +222,23 @@ def _center_crop(pixels: Tensor, height: int, width: int) -> Tensor:
     return pad(pixels, (left, right, top, bottom))
 
 
-def _read_size(processor: Any) -> tuple[int, int] | int:
-    size = dict(getattr(processor, "size", None) or {})
-    if set(size) == {"shortest_edge"}:
-        return int(size["shortest_edge"])
-    return _sides(size, "size")
+def _read_sizes(processor: Any) -> tuple[tuple[int, int] | int | None, tuple[int, int] | None]:
+    """(size, crop_size) as `ImageSettings` has them."""
+    size: tuple[int, int] | int | None = None
+    crop_size: tuple[int, int] | None = None
+    if getattr(processor, "do_resize", False):
+        edges = dict(getattr(processor, "size", None) or {})
+        one = set(edges) == {"shortest_edge"}
+        size = int(edges["shortest_edge"]) if one else _sides(edges, "size")
+    if getattr(processor, "do_center_crop", False):
+        crop_size = _sides(processor.crop_size, "crop_size")
+    crop_ratio = getattr(processor, "crop_pct", None)
+    if crop_ratio and isinstance(size, int):
+        # ConvNeXt's and ResNet's processors: below 384 pixels enlarge, then cut; above squeeze.
+        if size < 384 or crop_size:
+            return int(size / crop_ratio), crop_size or (size, size)
+        return (size, size), None
+    return size, crop_size
 
 
 def _sides(size: Any, name: str) -> tuple[int, int]:
@@ -265,33 +251,53 @@ def _sides(size: Any, name: str) -> tuple[int, int]:
     return int(sides["height"]), int(sides["width"])
 
 
-def _check_settings(
-    resample: int,
-    num_channels: int | None,
-    scale: NDArray[np.float64],
-    offset: NDArray[np.float64],
-) -> None:
+def _read_filter(processor: Any) -> int:
+    resample = getattr(processor, "resample", None)
+    resample = Resampling.BILINEAR if resample is None else resample
     if resample not in FILTERS:
         names = ", ".join(f"{filter_.value} ({filter_.name.lower()})" for filter_ in FILTERS)
         raise ModelError(
             f"processor.resample: unknown filter {resample!r}. Allowed: {names}. "
             "Set one of these in the model's preprocessor_config.json."
         )
+    return int(resample)
+
+
+def _read_channels(processor: Any) -> int | None:
+    mean: Any = getattr(processor, "image_mean", None)
+    num_channels = getattr(processor, "num_channels", None)
+    if num_channels is None:
+        num_channels = len(mean) if np.ndim(mean) else None
     if num_channels not in (None, 1, 3):
         raise ModelError(
             f"processor: takes images of {num_channels} channels. Allowed: 1 or 3. "
             "Choose another model, or set image_mean and image_std of 1 or 3 numbers."
         )
-    if len(offset) not in (1, num_channels) or len(scale) not in (1, num_channels):
+    return num_channels
+
+
+def _read_normalisation(
+    processor: Any, num_channels: int | None
+) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
+    """(scale, float_scale, offset) as `ImageSettings` has them."""
+    factor, float_factor = 1.0, 1.0
+    if getattr(processor, "do_rescale", False):
+        factor, float_factor = processor.rescale_factor, 255 * processor.rescale_factor
+    mean, std = np.zeros(1), np.ones(1)
+    if getattr(processor, "do_normalize", False):
+        mean = np.atleast_1d(np.asarray(processor.image_mean, dtype=np.float64))
+        std = np.atleast_1d(np.asarray(processor.image_std, dtype=np.float64))
+    sizes_fit = len(mean) in (1, num_channels) and len(std) in (1, num_channels)
+    if not (sizes_fit and np.isfinite(mean).all() and np.isfinite(std).all() and std.all()):
         raise ModelError(
-            f"processor.image_mean, image_std: {len(offset)} and {len(scale)} numbers for "
-            f"{num_channels} channels. Give one for each channel."
+            f"processor.image_mean, image_std: can't normalise by {mean.tolist()} and "
+            f"{std.tolist()}. Allowed: one number for all channels or one for each of "
+            f"{num_channels or 'them'}; standard deviations above 0. Set these in the model's "
+            "preprocessor_config.json."
         )
-    if not (np.isfinite(scale).all() and np.isfinite(offset).all()):
-        raise ModelError(
-            "processor.image_mean, image_std: normalising gives numbers that aren't finite. "
-            "Give means and standard deviations that are, and the latter above 0."
-        )
+    numbers = np.broadcast_arrays(factor / std, float_factor / std, -mean / std)
+    scale, float_scale, offset = (tuple(array.tolist()) for array in numbers)
+    return scale, float_scale, offset
 
 
 def _check_agreement(processor: Any, settings: ImageSettings) -> None:

@@ -14,5 +14,7 @@ class RunOptions(Section):
     """Also write the best weights as `state_dict.pt`."""
     keep_checkpoints: bool = False
     """Keep the checkpoints of a run that has finished."""
+    pictures: bool = True
+    """Draw examples, learning curves and the confusion matrix (a second or two)."""
     predictions: bool = True
     """Write logits, labels, ids and groups of validation and test."""

@@ -28,6 +28,12 @@ def write_start(run: RunDir, bench: Workbench, plan: dict[str, str]) -> None:
         data_fingerprint=bench.data.fingerprint,
         warnings=list(bench.data.warnings),
     )
+    if bench.config.run.pictures:
+        _draw_examples(run, bench)
+
+
+def _draw_examples(run: RunDir, bench: Workbench) -> None:
+    """The first training batch, as the model will see it."""
     loader = bench.make_loader("train", training=True)
     keys = [key for key, _ in zip(loader.sampler, range(_EXAMPLES), strict=False)]
     batch = loader.collate_fn(loader.dataset.__getitems__(keys))
@@ -66,9 +72,10 @@ def write_results(run: RunDir, bench: Workbench, progress: Progress) -> dict[str
     if bench.config.run.predictions:
         for rows in predictions.values():
             run.write_predictions(rows)
-    draw_curves(read_history(run.path), run.path / "curves.png", title=str(run.path))
-    matrix = np.asarray(metrics["test"]["confusion_matrix"])
-    draw_confusion_matrix(matrix, bench.data.label_names, run.path / "confusion_matrix.png")
+    if bench.config.run.pictures:
+        draw_curves(read_history(run.path), run.path / "curves.png", title=str(run.path))
+        matrix = np.asarray(metrics["test"]["confusion_matrix"])
+        draw_confusion_matrix(matrix, bench.data.label_names, run.path / "confusion_matrix.png")
     run.write_json(METRICS, metrics)
     return metrics
 

@@ -148,6 +148,15 @@ def test_turning_one_setting_on_leaves_the_others_alone():
     torch.testing.assert_close(angle[0], angle[1], atol=0.05, rtol=0)
 
 
+def test_angle_and_scale_are_drawn_apart():
+    image = dot(61, 61, 30, 45).expand(400, 1, -1, -1)
+    options = AugmentationOptions(rotation_degrees=90.0, scale_ratio=1.5)
+    place = centre_of_mass(augment(image, options, 0, *many())[:, 0])
+    angles, radii = torch.atan2(place[:, 1], place[:, 0]), place.norm(dim=1)
+    assert radii.max() > 2 * radii.min()
+    assert abs(np.corrcoef(angles, radii)[0, 1]) < 0.2
+
+
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 31, 17), (1, 5, 7)])
 def test_an_example_does_not_depend_on_its_batch(shape):
     images = torch.rand(67, *shape, generator=torch.Generator().manual_seed(0))

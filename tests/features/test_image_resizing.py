@@ -18,6 +18,7 @@ SIZES = [
     ((64, 48), (17, 31)),  # shrunk
     ((60, 20), (30, 19)),  # height shrunk by far more than width: Pillow 13 takes rows first
     ((60, 20), (7, 50)),
+    ((60, 60), (40, 30)),  # width shrunk more: columns first
     ((11, 60), (29, 7)),
     ((1, 1), (5, 3)),
     ((7, 5), (1, 1)),

@@ -123,6 +123,10 @@ def test_transparency_lies_on_black():
     for image in (grey_with_alpha, Image.fromarray(grey_with_alpha, "LA")):
         np.testing.assert_allclose(light(plain(), image) * 255, [[[0, 200, 40]]], atol=1e-4)
 
+    one_grey_is_clear = Image.fromarray(np.array([[200, 100]], np.uint8))
+    one_grey_is_clear.info["transparency"] = 200
+    np.testing.assert_allclose(light(plain(), one_grey_is_clear) * 255, [[[0, 100]]], atol=1e-4)
+
     palette = Image.new("P", (2, 1))
     palette.putpalette([255, 255, 255, 100, 100, 100])
     palette.putdata([0, 1])

@@ -80,6 +80,8 @@ def test_every_trainable_parameter_gets_a_gradient(padding, norm, head):
     ]
     assert without == []
     convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    groups = [m.num_groups for m in model.modules() if isinstance(m, nn.GroupNorm)]
+    assert groups == ([4, 8] if norm == "group" else [])
     assert all((layer.bias is None) == (norm != "none") for layer in convolutions)
 
 

@@ -50,7 +50,13 @@ def test_the_model_and_the_generator_are_left_as_they_were():
     modes = {name: module.training for name, module in model.named_modules()}
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     generator_state = torch.get_rng_state()
+    gradients_on = []
+    watch = model.classifier.register_forward_hook(
+        lambda *_: gradients_on.append(torch.is_grad_enabled())
+    )
     summarize(model, (1, 28, 28))
+    watch.remove()
+    assert gradients_on == [False]
     assert {name: module.training for name, module in model.named_modules()} == modes
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), generator_state)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import transformers
 
 from hf_finetune import models
 from hf_finetune.errors import UserError
-from hf_finetune.models import DataDescription, ModelOptions, build_model
+from hf_finetune.models import DataDescription, ModelOptions, auto_classes, build_model
 from hf_finetune.models.mlp import Options
-from hf_finetune.models.modeling_mlp import MlpForImageClassification
+from hf_finetune.models.modeling_mlp import MlpConfig, MlpForImageClassification
 from hf_finetune.registry import kind_names
 
 DATA = DataDescription(("a", "b"), 4, 4, 1, (0.5,), (0.2,))
@@ -23,6 +24,15 @@ def test_build_model_follows_the_name():
     assert type(build_model(Options(), DATA).model) is MlpForImageClassification
     with pytest.raises(UserError, match=r"models: unknown name 'mlpp'\. Did you mean 'mlp'\?"):
         build_model(ModelOptions(name="mlpp"), DATA)
+
+
+def test_what_is_built_is_known_to_the_auto_classes(monkeypatch):
+    done = []
+    register = auto_classes.register
+    monkeypatch.setattr(auto_classes, "register", lambda: done.append(register()))
+    build_model(Options(), DATA)
+    assert done == [None]
+    assert type(transformers.AutoConfig.for_model("hf_finetune_mlp")) is MlpConfig
 
 
 def test_every_name_of_the_door_is_there():
