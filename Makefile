@@ -9,7 +9,7 @@ CONFIG ?= configs/corrupt_mnist_sample.yaml
 
 # Train the CNN on the real digits of samples/, and print its test accuracy.
 finetune: $(READY)
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/accelerate launch --num_processes 1 --num_machines 1 \
+	@$(BIN)/accelerate launch --num_processes 1 --num_machines 1 \
 	  --mixed_precision no --dynamo_backend no scripts/finetune.py --config $(CONFIG)
 
 test: $(READY)

@@ -52,8 +52,10 @@ class Workbench:
     classifier: Classifier
     loss: Loss
 
-    def make_loader(self, split: str, training: bool = False) -> DataLoader[dict[str, torch.Tensor]]:
-        """A loader of a split: shuffled and augmented for training, plain and in order otherwise."""
+    def make_loader(
+        self, split: str, training: bool = False
+    ) -> DataLoader[dict[str, torch.Tensor]]:
+        """A loader of a split: shuffled and augmented for training, else plain and in order."""
         train = self.config.train
         collator = collator_for(
             self.classifier.processor, self.config.features, self.config.seed, training
@@ -123,9 +125,7 @@ def assemble(config: RunConfig) -> Workbench:
     return assemble_with(config, load_data(config.data), None)
 
 
-def assemble_with(
-    config: RunConfig, data: LoadedData, classifier: Classifier | None
-) -> Workbench:
+def assemble_with(config: RunConfig, data: LoadedData, classifier: Classifier | None) -> Workbench:
     """As `assemble`, on data that is loaded already, and on a given classifier if there is one."""
     loss: Loss = kind("losses", config.loss.name).build(
         config.loss, data.label_names, data.class_counts
@@ -137,7 +137,7 @@ def assemble_with(
     model: nn.Module = classifier.model
     model.to(compute.device)
     if compute.channels_last:
-        model.to(memory_format=torch.channels_last)
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub
     return Workbench(config, compute, data, classifier, loss)
 
 
@@ -145,14 +145,10 @@ def describe(data: LoadedData) -> DataDescription:
     """What a model needs to know of the data."""
     mean, std = pixel_statistics(data.splits["train"])
     shape = data.image_shape
-    return DataDescription(
-        data.label_names, shape.height, shape.width, shape.channels, mean, std
-    )
+    return DataDescription(data.label_names, shape.height, shape.width, shape.channels, mean, std)
 
 
-def measure_length(
-    loader: DataLoader[Any], config: RunConfig, num_processes: int
-) -> Length:
+def measure_length(loader: DataLoader[Any], config: RunConfig, num_processes: int) -> Length:
     """Optimiser steps of an epoch and of the run, as Trainer counts them."""
     train = config.train
     batches_per_process = math.ceil(len(loader) / num_processes)

@@ -159,8 +159,8 @@ def _train(arguments: argparse.Namespace) -> int:
 def _resume(arguments: argparse.Namespace) -> int:
     if arguments.config is not None or arguments.overrides or arguments.repeat_seeds is not None:
         raise UserError(
-            "--resume: a run goes on with its own configuration. Leave out --config, --repeat-seeds "
-            "and settings."
+            "--resume: a run goes on with its own configuration. Leave out --config, settings and "
+            "--repeat-seeds."
         )
     from hf_finetune.finetuning import finetune
     from hf_finetune.runs.run_dir import load_run

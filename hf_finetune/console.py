@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -38,7 +39,7 @@ class Console:
             dynamic_ncols=True,
             disable=not sys.stderr.isatty(),
             leave=False,
-            bar_format="{desc} {percentage:3.0f}% |{bar}| step {n_fmt} of {total_fmt}, {remaining} left",
+            bar_format="{desc} {percentage:3.0f}% |{bar}| {n_fmt} of {total_fmt}, {remaining} left",
         )
 
     def on_step(self, step: int, loss: Tensor, model: nn.Module) -> None:
@@ -116,6 +117,16 @@ def format_result(run: Path, metrics: Mapping[str, Any]) -> str:
             "training": f"{metrics['steps']} steps in {metrics['train_seconds']:.1f} s",
             "run directory": str(run),
             **({"curves": str(run / "curves.png")} if (run / "curves.png").exists() else {}),
-            "type next": f"hf-finetune evaluate {run}",
+            "type next": f"{_find_command()} evaluate {run}",
         }
     )
+
+
+def _find_command() -> str:
+    """How this shell reaches the command line: by its name, or by its place in the environment."""
+    if shutil.which("hf-finetune"):
+        return "hf-finetune"
+    command = Path(sys.executable).with_name("hf-finetune")
+    if command.is_relative_to(Path.cwd()):
+        command = command.relative_to(Path.cwd())
+    return str(command)

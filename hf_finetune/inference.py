@@ -56,7 +56,7 @@ def resolve_model(
 
 
 def _load(path: Path, config: RunConfig | None) -> Classifier:
-    """The classifier at a path; a state_dict is put into the network that the configuration names."""
+    """The classifier at a path; a state_dict goes into the network of the configuration."""
     from hf_finetune.models import load_classifier, load_state_dict_file
 
     if path.is_dir():
@@ -130,7 +130,7 @@ def predict_files(
     overrides: Sequence[str] = (),
     top: int = 1,
 ) -> list[FileAnswer]:
-    """Names the class of image files; each is brought to the size and channels that the model takes.
+    """Names the class of image files, each brought to the size and channels that the model takes.
 
     Args:
         model: Run, folder or state_dict file.

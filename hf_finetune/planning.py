@@ -69,7 +69,10 @@ def _describe_compute(bench: Workbench) -> str:
     compute = bench.compute
     parts = [compute.device, compute.precision, "channels_last" if compute.channels_last else ""]
     threads, processes = compute.num_threads, compute.num_processes
-    parts += [f"{threads} thread{'s' * (threads > 1)}", f"{processes} process{'es' * (processes > 1)}"]
+    parts += [
+        f"{threads} thread{'s' * (threads > 1)}",
+        f"{processes} process{'es' * (processes > 1)}",
+    ]
     return ", ".join(part for part in parts if part)
 
 

@@ -16,7 +16,13 @@ from types import ModuleType
 
 from hf_finetune.errors import UserError
 
-VERBS = {"data": "load", "models": "build", "losses": "build", "engines": "fit", "trackers": "start"}
+VERBS = {
+    "data": "load",
+    "models": "build",
+    "losses": "build",
+    "engines": "fit",
+    "trackers": "start",
+}
 _PACKAGE = Path(__file__).parent
 
 

@@ -104,8 +104,9 @@ def verify_engines(config: RunConfig, steps: int) -> Verification:
     if difference is not None and difference.what in traces[0].weights[0]:
         place = (difference.step, difference.what)
         kept = [trace_engine(config, data, n, place[0], place).kept for n in (first, second)]
-        deviation = (kept[0] - kept[1]).abs().max() if None not in kept else float("nan")
-        difference = Difference(*place, f"largest deviation {float(deviation):.3g}")
+        tensors = [tensor for tensor in kept if tensor is not None]
+        deviation = float((tensors[0] - tensors[1]).abs().max())
+        difference = Difference(*place, f"largest deviation {deviation:.3g}")
     return Verification(
         (first, second),
         len(traces[0].losses),

@@ -93,12 +93,12 @@ GONE = {
     "logging_dir": "A run's numbers go into its run directory (run.directory): leave it out.",
     "logging_nan_inf_filter": "A loss that isn't finite stops the run: leave it out.",
     "auto_find_batch_size": "Give train.per_device_train_batch_size.",
-    "hub_token": "It is given when pushing: hf-finetune push. Never write a token into a file.",
+    "hub_token": "This version doesn't push to the Hub. Never write a token into a file.",
 }
 """Key elsewhere → why there is none here, and what to do."""
 
 _FAMILIES = {
-    ("hub_", "push_to_hub"): "It is given when pushing: hf-finetune push.",
+    ("hub_", "push_to_hub"): "This version doesn't push to the Hub.",
     ("ddp_", "fsdp", "deepspeed", "local_rank", "parallelism_", "accelerator_", "sharded_ddp"): (
         "Processes are set up by the launcher, not by the configuration: leave it out."
     ),

@@ -8,7 +8,7 @@ Contract of a kind (`hf_finetune/data/<name>.py`):
     | column | feature | meaning |
     | --- | --- | --- |
     | `id` | string | the example's name, unique and stable: `train_images_0.pt/17` |
-    | `image` | fixed lists `[height][width]` or `[height][width][channel]` of uint8 or float32 | uint8 0…255, or float32 as in the file |
+    | `image` | fixed lists `[height][width]`, perhaps `[channel]` | uint8 0…255 or float32 0…1 |
     | `label` | ClassLabel | |
     | any other | string | a group key: rows that share it must stay in one split |
 
@@ -35,7 +35,7 @@ class SplitOptions(Section):
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.15
     """Share of the training rows to hold out. With groups, whole groups come nearest to it."""
     group_by: Literal["auto", "none"] | Annotated[tuple[str, ...], Field(strict=False)] = "auto"
-    """Columns whose groups stay on one side; `auto` takes the data set's own; `none` splits rows."""
+    """Columns whose groups stay on one side; `auto`: the data set's own; `none`: split rows."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Chooses what is held out; apart from the run's seed, so that repeated seeds share a split."""
 

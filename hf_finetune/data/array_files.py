@@ -1,4 +1,4 @@
-"""Reads arrays of images and labels from `.pt` and `.npz` files, and says what is wrong with a file.
+"""Reads arrays of images and labels from `.pt` and `.npz` files; says what is wrong with a file.
 
 Nothing here ever unpickles: a file that needs it is refused.
 """

@@ -1,4 +1,4 @@
-"""The course's corrupted MNIST (DTU MLOps): rotated digits, one angle a file; the file is the group.
+"""The course's corrupted MNIST (DTU MLOps): rotated digits, one angle and so one group a file.
 
 Layouts: `train_images_<i>.pt` with `train_target_<i>.pt` (any number) and `test_images.pt` with
 `test_target.pt`; or the older `train_<i>.npz` (keys `images`, `labels`) and `test.npz`.
@@ -43,8 +43,8 @@ def load(options: Options) -> datasets.DatasetDict:
     """Reads every training file and the test file.
 
     Returns:
-        `train` and `test` with the columns `id` (`train_images_0.pt/17`), `file` (the group), `image`
-        (uint8 `[28][28]`, or float32 where the values are not whole levels) and `label`.
+        `train` and `test` with the columns `id` (`train_images_0.pt/17`), `file` (the group),
+        `image` (uint8 `[28][28]`, or float32 where the values are not whole levels) and `label`.
 
     Raises:
         DataError: A file is missing, unreadable, not what its name says, or inconsistent.

@@ -125,4 +125,5 @@ def _view(chunk: pa.Array) -> np.ndarray:
     while pa.types.is_fixed_size_list(chunk.type):
         shape.append(chunk.type.list_size)
         chunk = chunk.flatten()
-    return chunk.to_numpy(zero_copy_only=True).reshape(shape)
+    view: np.ndarray = chunk.to_numpy(zero_copy_only=True).reshape(shape)
+    return view

@@ -7,7 +7,7 @@ augmentation) follows from the seed and its key, and never from who asked first.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import numpy as np
@@ -96,7 +96,7 @@ def make_loader(
         BatchView(split),
         batch_size=batch_size,
         sampler=sampler,
-        collate_fn=collator,
+        collate_fn=cast("Any", collator),  # BatchView answers with a batch, not a list
         num_workers=num_workers,
         generator=torch.Generator().manual_seed(seed),
         pin_memory=torch.cuda.is_available(),

@@ -52,9 +52,7 @@ def build_optimizer(model: nn.Module, train: sections.TrainOptions) -> torch.opt
         )
     if options.name in ("adam", "adamw"):
         kind = torch.optim.AdamW if options.name == "adamw" else torch.optim.Adam
-        return kind(
-            groups, lr=learning_rate, betas=options.betas, eps=options.epsilon, fused=True
-        )
+        return kind(groups, lr=learning_rate, betas=options.betas, eps=options.epsilon, fused=True)
     kind, arguments = _find_in_trainer(model, train)
     optimizer: torch.optim.Optimizer = kind(groups, **arguments)
     return optimizer

@@ -146,7 +146,9 @@ ScheduleOptions = Annotated[
 class TrainOptions(Section):
     """How the model is trained."""
 
-    engine: str = "trainer"
+    engine: Annotated[str, Field(json_schema_extra={"enum": list(kind_names("engines"))})] = (
+        "trainer"
+    )
     """`trainer` (transformers' Trainer) or `loop` (written out by hand); equal numbers."""
     num_train_epochs: PositiveInt = 3
     max_steps: PositiveInt | None = None
@@ -166,7 +168,9 @@ class TrainOptions(Section):
     """Write a checkpoint at every so many evaluations; 0 keeps only the best weights."""
     save_total_limit: PositiveInt = 1
     """Checkpoints to keep, beside the best."""
-    metric_for_best_model: str = "accuracy"
+    metric_for_best_model: Annotated[
+        str, Field(json_schema_extra={"enum": list(GREATER_IS_BETTER)})
+    ] = "accuracy"
     """Validation metric that chooses the model."""
     early_stopping_patience: PositiveInt | None = None
     """Stop after this many evaluations without a better metric."""

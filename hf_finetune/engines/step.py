@@ -65,9 +65,10 @@ class TrainingStep:
         hence the factor.
         """
         logits = model(**model_inputs(batch)).logits
-        loss_sum = self._loss(logits, batch["labels"]).sum()
+        loss_sum: Tensor = self._loss(logits, batch["labels"]).sum()
         self.loss_sum = self.loss_sum + loss_sum.detach()
-        return loss_sum / self.total_weight * self._accelerator.num_processes
+        processes: int = self._accelerator.num_processes
+        return loss_sum / self.total_weight * processes
 
     def end(self) -> tuple[Tensor, Tensor, int]:
         """Sum of weighted example losses, sum of weights, and rows of the step's whole batch."""

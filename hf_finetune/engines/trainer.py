@@ -33,7 +33,7 @@ def fit(job: TrainingJob) -> Progress:
         return trainer.progress
 
 
-class StepTrainer(Trainer):
+class StepTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
     """Trainer with the toolkit's batches, loss, evaluation and checkpoints.
 
     Trainer's own evaluation, saving, logging and loading are switched off, since they lose weights
@@ -102,7 +102,7 @@ class StepTrainer(Trainer):
         self.progress.restore_random_state()
 
 
-class _Reporter(TrainerCallback):
+class _Reporter(TrainerCallback):  # type: ignore[misc]
     """Tells the shared progress what Trainer has done."""
 
     def __init__(self, trainer: StepTrainer) -> None:

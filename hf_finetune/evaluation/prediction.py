@@ -55,7 +55,9 @@ class Predictor:
             for index, rows in self._run(model, loader, accelerator):
                 if logits.shape[1] == 0:
                     logits = np.full((len(self._ids), rows.shape[1]), np.nan, np.float32)
-                logits[index] = rows  # by index: rows that fill up the last batch fall on themselves
+                logits[index] = (
+                    rows  # by index: rows that fill up the last batch fall on themselves
+                )
         finally:
             model.train(was_training)
             accelerator._dataloaders.remove(loader)

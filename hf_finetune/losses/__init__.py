@@ -29,7 +29,7 @@ class Loss(Protocol):
     """
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Weighted loss of each example: float32 `[B]` from float `[B, classes]` and int64 `[B]`."""
+        """Weighted loss of each example: float32 `[B]` of float `[B, classes]` and int64 `[B]`."""
 
     def weights(self, labels: Tensor) -> Tensor:
         """Weight of each example: float32 `[B]` from int64 `[B]`."""

@@ -18,9 +18,7 @@ class Options(LossOptions):
 
     name: Literal["cross_entropy"] = "cross_entropy"
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    class_weights: (
-        Literal["none", "auto"] | dict[str, Annotated[float, Field(gt=0)]]
-    ) = "none"
+    class_weights: Literal["none", "auto"] | dict[str, Annotated[float, Field(gt=0)]] = "none"
     """`auto`: rows / (classes x rows of the class), from the training split; or one weight a class
     by its name."""
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from itertools import islice
+from typing import Any, cast
 
 import numpy as np
 
 from hf_finetune.assembly import Workbench
+from hf_finetune.engines.batches import BatchView, KeyedSampler
 from hf_finetune.engines.progress import Progress
 from hf_finetune.models import save_classifier
 from hf_finetune.runs.environment import describe_environment
@@ -35,8 +37,9 @@ def write_start(run: RunDir, bench: Workbench, plan: dict[str, str]) -> None:
 def _draw_examples(run: RunDir, bench: Workbench) -> None:
     """The first training batch, as the model will see it."""
     loader = bench.make_loader("train", training=True)
-    keys = [key for key, _ in zip(loader.sampler, range(_EXAMPLES), strict=False)]
-    batch = loader.collate_fn(loader.dataset.__getitems__(keys))
+    view = cast("BatchView", loader.dataset)
+    keys = list(islice(cast("KeyedSampler", loader.sampler), _EXAMPLES))
+    batch = loader.collate_fn(cast("Any", view.__getitems__(keys)))
     labels = [bench.data.label_names[label] for label in batch["labels"]]
     draw_examples(
         batch["pixel_values"].numpy(),
@@ -73,7 +76,7 @@ def write_results(run: RunDir, bench: Workbench, progress: Progress) -> dict[str
         for rows in predictions.values():
             run.write_predictions(rows)
     if bench.config.run.pictures:
-        draw_curves(read_history(run.path), run.path / "curves.png", title=str(run.path))
+        draw_curves(read_history(run.path), run.path / "curves.png", title=run.title)
         matrix = np.asarray(metrics["test"]["confusion_matrix"])
         draw_confusion_matrix(matrix, bench.data.label_names, run.path / "confusion_matrix.png")
     run.write_json(METRICS, metrics)

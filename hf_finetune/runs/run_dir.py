@@ -15,7 +15,6 @@ runs/<name>/<number>/
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -64,6 +63,11 @@ class RunDir:
     path: Path
 
     @property
+    def title(self) -> str:
+        """Name and number, for headings: `corrupt_mnist_sample/001`."""
+        return f"{self.path.parent.name}/{self.path.name}"
+
+    @property
     def model(self) -> Path:
         """Folder of the best model."""
         return self.path / MODEL
@@ -109,7 +113,7 @@ class RunDir:
         path = self.path / name
         unfinished = path.with_name(f".{name}.unfinished")
         unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        os.replace(unfinished, path)
+        unfinished.replace(path)
 
     def read_json(self, name: str) -> Any:
         """Reads a JSON file of the run.

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class Tracker(ABC):
     """Takes the records of one run; a listener of the engines."""
 
-    def on_step(self, step: int, loss: Tensor, model: nn.Module) -> None:
-        """Most trackers care for records alone."""
+    def on_step(self, step: int, loss: Tensor, model: nn.Module) -> None:  # noqa: B027
+        """After each step; most trackers care for records alone."""
 
     @abstractmethod
     def on_record(self, record: Mapping[str, float | int | bool]) -> None:

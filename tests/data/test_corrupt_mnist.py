@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import draw_digits
 from datasets import ClassLabel, Dataset, DatasetDict
+
 from hf_finetune.data import load_data
 from hf_finetune.data.corrupt_mnist import Options, load
 from hf_finetune.data.tables import RowReader

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import concatenate_datasets
+
 from hf_finetune.data import load_data
 from hf_finetune.data.corrupt_mnist import Options, load
 from hf_finetune.data.preparation import pixel_statistics
@@ -33,7 +34,10 @@ def test_validation_is_whole_files(seed: int):
 
 def test_the_seed_chooses_the_held_out_file():
     seeds = range(8)
-    held = {tuple(files_of(load_data(Options(root=SAMPLE, split={"seed": s})), "validation")) for s in seeds}
+    held = {
+        tuple(files_of(load_data(Options(root=SAMPLE, split={"seed": s})), "validation"))
+        for s in seeds
+    }
     assert len(held) > 2
 
 
@@ -160,7 +164,9 @@ def test_rows_are_read_through_selections_and_chunks():
     read = RowReader(shuffled, ["label"]).read(np.arange(50))["label"]
     assert read.tolist() == shuffled[:50]["label"]
     joined = concatenate_datasets([train.select(range(10)), train.select([4000])])
-    assert RowReader(joined, ["label"]).read(np.array([10]))["label"][0] == everything["label"][4000]
+    assert (
+        RowReader(joined, ["label"]).read(np.array([10]))["label"][0] == everything["label"][4000]
+    )
 
 
 def test_rows_are_views_of_the_table():
@@ -178,7 +184,8 @@ def test_rows_are_read_from_disk(tmp_path: Path):
     again = load_from_disk(tmp_path / "saved")
     rows = np.array([2499, 1000, 999, 0])
     assert np.array_equal(
-        RowReader(again, ["image"]).read(rows)["image"], RowReader(train, ["image"]).read(rows)["image"]
+        RowReader(again, ["image"]).read(rows)["image"],
+        RowReader(train, ["image"]).read(rows)["image"],
     )
 
 

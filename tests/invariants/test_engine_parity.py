@@ -1,4 +1,4 @@
-"""The promise: both engines give the same losses and weights, bit for bit (fp32, CPU, one process)."""
+"""The promise: both engines give the same losses and weights, bit for bit."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from hf_finetune.engines import loop
 from hf_finetune.verification import format_verification, verify_engines
 

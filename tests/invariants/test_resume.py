@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
+
 from hf_finetune.config import dump_config
 from hf_finetune.errors import TrainingError, UserError
 from hf_finetune.finetuning import finetune
 from hf_finetune.runs.run_dir import load_run
 from hf_finetune.trackers.jsonl import read_history
-from safetensors.torch import load_file
 
 SETTINGS: dict[str, Any] = {
     "model__dropout": 0.4,
@@ -51,7 +52,9 @@ def facts(path: Path) -> dict[str, Any]:
     ]
     metrics = json.loads((path / "metrics.json").read_text())
     metrics.pop("train_seconds")
-    weights = {k: v.numpy().tobytes() for k, v in load_file(path / "model/model.safetensors").items()}
+    weights = {
+        k: v.numpy().tobytes() for k, v in load_file(path / "model/model.safetensors").items()
+    }
     return {"history": history, "metrics": metrics, "weights": weights}
 
 
@@ -95,12 +98,21 @@ def test_a_run_goes_on_in_the_middle_of_an_epoch(engine: str, make_config: Calla
     assert same(facts(whole.run.path), facts(resumed.run.path))
 
 
-@pytest.mark.parametrize("settings", [
-    {"train__schedule": {"name": "reduce_on_plateau", "patience_evaluations": 0, "factor": 0.5}},
-    {"train__schedule": {"name": "one_cycle", "cycle_momentum": True}},
-    {"train__early_stopping_patience": 1, "train__early_stopping_threshold": 1.0},
-    {"train__optimizer": {"name": "sgd"}},
-])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {
+            "train__schedule": {
+                "name": "reduce_on_plateau",
+                "patience_evaluations": 0,
+                "factor": 0.5,
+            }
+        },
+        {"train__schedule": {"name": "one_cycle", "cycle_momentum": True}},
+        {"train__early_stopping_patience": 1, "train__early_stopping_threshold": 1.0},
+        {"train__optimizer": {"name": "sgd"}},
+    ],
+)
 def test_schedule_optimiser_and_patience_are_taken_up(
     settings: dict[str, Any], make_config: Callable[..., Any]
 ):
@@ -112,9 +124,7 @@ def test_schedule_optimiser_and_patience_are_taken_up(
     assert same(facts(whole.run.path), facts(resumed.run.path))
 
 
-def test_a_killed_process_resumes_to_the_same_bits(
-    make_config: Callable[..., Any], tmp_path: Path
-):
+def test_a_killed_process_resumes_to_the_same_bits(make_config: Callable[..., Any], tmp_path: Path):
     """SIGKILL, at a moment of the machine's choosing: a real end without goodbye."""
     config = make_config(**{**SETTINGS, "train__num_train_epochs": 30})
     (tmp_path / "config.yaml").write_text(dump_config(config))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from hf_finetune.assembly import assemble
 from hf_finetune.registry import kind
 

@@ -1,0 +1,104 @@
+"""What is said about device, precision and threads is what really happens."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from hf_finetune.engines.compute import Compute, seed_everything, settle_compute
+from hf_finetune.engines.options import ComputeOptions
+from hf_finetune.errors import UserError
+
+
+def test_auto_uses_every_core_under_accelerate():
+    """`accelerate launch` sets OMP_NUM_THREADS=1; half of a small machine would stand idle."""
+    code = (
+        "from hf_finetune.engines.compute import settle_compute, ComputeOptions; import torch;"
+        "compute = settle_compute(ComputeOptions(device='cpu'));"
+        "print(compute.num_threads, torch.get_num_threads())"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    cores = len(os.sched_getaffinity(0))
+    assert answer == [str(cores), str(cores)]
+
+
+def test_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch):
+    threads = torch.get_num_threads()
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert settle_compute(ComputeOptions(device="cpu")).num_threads == max(
+        1, len(os.sched_getaffinity(0)) // 2
+    )
+    torch.set_num_threads(threads)
+
+
+def test_threads_can_be_given():
+    threads = torch.get_num_threads()
+    assert settle_compute(ComputeOptions(device="cpu", num_threads=1)).num_threads == 1
+    assert torch.get_num_threads() == 1
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_a_missing_device_is_named():
+    with pytest.raises(UserError, match=r"compute.device: 'cuda' is not there"):
+        settle_compute(ComputeOptions(device="cuda"))
+
+
+def test_fp16_needs_cuda():
+    with pytest.raises(UserError, match=r"fp16 needs a CUDA device.*Allowed here: fp32, bf16"):
+        settle_compute(ComputeOptions(device="cpu", precision="fp16"))
+
+
+def test_auto_precision_follows_the_processor():
+    compute = settle_compute(ComputeOptions(device="cpu"), prefers_channels_last=True)
+    found = torch.cpu.get_capabilities()
+    fast = bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+    assert compute.precision == ("bf16" if fast else "fp32")
+    assert compute.channels_last == fast
+
+
+@pytest.mark.parametrize(
+    ("precision", "memory_format", "expected"),
+    [
+        ("fp32", "auto", False),
+        ("bf16", "auto", True),
+        ("bf16", "contiguous", False),
+        ("fp32", "channels_last", True),
+    ],
+)
+def test_memory_format(precision: str, memory_format: str, expected: bool):
+    options = ComputeOptions(device="cpu", precision=precision, memory_format=memory_format)  # type: ignore[arg-type]
+    assert settle_compute(options, prefers_channels_last=True).channels_last is expected
+
+
+def test_the_accelerator_counts_as_the_plan_says():
+    for precision, expected in (("fp32", "no"), ("bf16", "bf16"), ("fp32", "no")):
+        accelerator = Compute("cpu", precision, False, 1, 1, 0).make_accelerator()
+        assert accelerator.mixed_precision == expected
+        assert accelerator.device.type == "cpu"
+
+
+def test_seeding_reaches_every_generator():
+    import random
+
+    import numpy as np
+
+    def draw() -> tuple[float, float, float]:
+        return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+    seed_everything(5)
+    first = draw()
+    seed_everything(5)
+    assert draw() == first
+    seed_everything(6)
+    assert all(a != b for a, b in zip(draw(), first, strict=True))
