@@ -204,3 +204,33 @@ def test_two_layouts_at_once_must_be_chosen_between(digits_root: Path):
         load(Options(root=str(digits_root)))
     assert len(load(Options(root=str(digits_root), layout="npz"))["train"]) == 20
     assert len(load(Options(root=str(digits_root), layout="pt"))["train"]) == 150
+
+
+def test_the_sample_is_what_its_page_says():
+    import hashlib
+
+    folder = Path("samples/corruptmnist")
+    page = (folder / "README.md").read_text()
+    files = sorted(folder.glob("*.pt"))
+    assert len(files) == 14
+    for path in files:
+        assert f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}" in page
+
+
+def test_the_sample_is_made_from_the_full_files(shared_data: Path, tmp_path: Path):
+    import runpy
+
+    script = runpy.run_path("scripts/make_samples.py")
+    script["make_corruptmnist"](shared_data / "corruptmnist", tmp_path)
+    for path in Path("samples/corruptmnist").glob("*.pt"):
+        assert (tmp_path / path.name).read_bytes() == path.read_bytes()
+
+
+def test_the_sample_is_not_made_from_other_files(tmp_path: Path):
+    import runpy
+
+    script = runpy.run_path("scripts/make_samples.py")
+    for name in script["SOURCE_SHA256"]:
+        torch.save(torch.zeros(3), tmp_path / name)
+    with pytest.raises(SystemExit, match="its SHA-256 is"):
+        script["make_corruptmnist"](tmp_path, tmp_path / "out")
