@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The words after the program's name; by default those of the process.
 
     Returns:
-        0, or 2 after an error that the user can mend.
+        0; 2 after an error that the user can mend; 130 after Ctrl-C.
     """
     try:
         arguments = _parse(sys.argv[1:] if argv is None else argv)
@@ -43,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
+    except KeyboardInterrupt as stop:
+        print(stop.args[0] if stop.args else "stopped", file=sys.stderr)
+        return 130
     except BrokenPipeError:  # the reader of our output has seen enough
         sys.stderr.close()
         return 0

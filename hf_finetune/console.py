@@ -117,12 +117,12 @@ def format_result(run: Path, metrics: Mapping[str, Any]) -> str:
             "training": f"{metrics['steps']} steps in {metrics['train_seconds']:.1f} s",
             "run directory": str(run),
             **({"curves": str(run / "curves.png")} if (run / "curves.png").exists() else {}),
-            "type next": f"{_find_command()} evaluate {run}",
+            "type next": f"{find_command()} evaluate {run}",
         }
     )
 
 
-def _find_command() -> str:
+def find_command() -> str:
     """How this shell reaches the command line: by its name, or by its place in the environment."""
     if shutil.which("hf-finetune"):
         return "hf-finetune"

@@ -10,7 +10,7 @@ from typing import Any
 
 from hf_finetune.assembly import Workbench, assemble
 from hf_finetune.config import RunConfig
-from hf_finetune.console import Console, format_result, format_table
+from hf_finetune.console import Console, find_command, format_result, format_table
 from hf_finetune.engines.checkpoints import find_latest, load_weights, read_progress
 from hf_finetune.engines.job import Listener, TrainingJob
 from hf_finetune.engines.progress import Progress
@@ -89,6 +89,9 @@ def open_run(
         if is_main:
             stopped = isinstance(error, KeyboardInterrupt | SystemExit)
             run.finish("stopped" if stopped else "failed", error=f"{type(error).__name__}: {error}")
+        if isinstance(error, KeyboardInterrupt):
+            command = f"{find_command()} train --resume {run.path}"
+            raise KeyboardInterrupt(f"stopped; go on with: {command}") from None
         raise
     if is_main:
         run.finish("finished")

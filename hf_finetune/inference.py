@@ -98,11 +98,10 @@ def evaluate_model(
 
     classifier = _load(path, config)
     data = load_data(config.data)
-    names = tuple(classifier.model.config.id2label[i] for i in range(len(data.label_names)))
-    if classifier.model.config.num_labels != len(data.label_names) or names != data.label_names:
-        known = ", ".join(classifier.model.config.id2label.values())
+    known = tuple(name for _, name in sorted(classifier.model.config.id2label.items()))
+    if known != data.label_names:
         raise ModelError(
-            f"{model}: the model knows the classes {known}; the data has "
+            f"{model}: the model knows the classes {', '.join(known)}; the data has "
             f"{', '.join(data.label_names)}. Score it on the data that it was trained for."
         )
     bench = assemble_with(config, data, classifier)

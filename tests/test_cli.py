@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -230,6 +231,20 @@ def test_evaluate_needs_to_know_the_data(trained: Path, capsys: pytest.CaptureFi
     assert "what data to score it on" in said(capsys)[0]
 
 
+def test_evaluate_refuses_data_of_other_classes(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    shutil.copytree(trained / "model", tmp_path / "model")
+    path = tmp_path / "model/config.json"
+    config = json.loads(path.read_text())
+    for number in range(10):
+        config["id2label"][str(number)] = f"digit {number}"
+    path.write_text(json.dumps(config))
+    words = ["evaluate", str(tmp_path / "model"), "--config", str(trained / "config.yaml")]
+    assert main(words) == 2
+    assert "knows the classes digit 0, digit 1" in said(capsys)[0]
+
+
 def test_a_state_dict_of_another_network_is_refused(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -309,7 +324,7 @@ def test_a_stopped_run_is_resumed(
             pass
 
     config = make_config(train__num_train_epochs=3)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match=r"train --resume .*small/001"):
         finetune(config, quiet=True, listeners=(Stop(),))
     run = Path(config.run.directory) / "small/001"
     assert main(["train", "--resume", str(run)]) == 0
@@ -317,6 +332,23 @@ def test_a_stopped_run_is_resumed(
     assert "test accuracy" in capsys.readouterr().out
     assert main(["train", "--resume", str(run)]) == 2
     assert "has finished" in said(capsys)[0]
+
+
+def test_ctrl_c_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+    make_config: Callable[..., Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+):
+    from hf_finetune.engines.progress import Progress
+
+    def press(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Progress, "epoch_end", press)
+    (tmp_path / "x.yaml").write_text(dump_config(make_config()))
+    assert main(["train", "--config", str(tmp_path / "x.yaml"), "--quiet"]) == 130
+    assert "stopped; go on with:" in said(capsys)[-1]
 
 
 def test_help_does_not_wait():
