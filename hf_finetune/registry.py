@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import re
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +24,7 @@ VERBS = {
     "engines": "fit",
     "trackers": "start",
 }
+SHORT_NAMES = {"cifar": "cifar10"}
 _PACKAGE = Path(__file__).parent
 
 
@@ -54,6 +56,17 @@ def kind(room: str, name: str) -> ModuleType:
     if name not in names:
         raise UserError(f"{room}: unknown name {name!r}. {nearest(name, names)}")
     return importlib.import_module(f"hf_finetune.{room}.{name}")
+
+
+def usual_name(word: str, names: Iterable[str]) -> str:
+    """A name as its file is called, from any usual spelling of it.
+
+    Capitals, hyphens and left-out underscores don't matter: `Fashion-MNIST` and `fashionmnist` are
+    `fashion_mnist`. A word that is no such spelling comes back as it is.
+    """
+    known = {name.replace("_", ""): name for name in names}
+    plain = word.lower().replace("-", "").replace("_", "").replace(" ", "")
+    return known.get(SHORT_NAMES.get(plain, plain), word)
 
 
 def nearest(word: str, words: tuple[str, ...] | list[str]) -> str:

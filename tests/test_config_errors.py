@@ -143,7 +143,7 @@ def test_advice_leads_to_keys_that_exist() -> None:
     assert not {path[-1] for path in key_paths(RunConfig)} & (RENAMED.keys() | GONE.keys())
 
 
-@pytest.mark.parametrize("name", ["corupt_mnist", "corrupt-mnist", "CorruptMNIST", "corruptmnist"])
+@pytest.mark.parametrize("name", ["corupt_mnist", "corrupt-mnits", "CoruptMNIST"])
 def test_misspelt_names_of_kinds(name: str) -> None:
     (problem,) = problems(f"data: {{name: {name}}}\nmodel: {{name: cnn}}")
     assert problem == (
@@ -154,11 +154,11 @@ def test_misspelt_names_of_kinds(name: str) -> None:
 
 def test_keys_of_a_misspelt_kind_are_checked_as_of_the_meant_one() -> None:
     models = ", ".join(kind_names("models"))
-    text = "data: {name: corrupt-mnist, rooot: x, root: 3}\nmodel: {name: zzz, chanels: [1]}"
+    text = "data: {name: corupt-mnist, rooot: x, root: 3}\nmodel: {name: zzz, chanels: [1]}"
     assert (
         problems(text)
         == (
-            "x.yaml:1: data.name: unknown name 'corrupt-mnist'. Did you mean 'corrupt_mnist'? "
+            "x.yaml:1: data.name: unknown name 'corupt-mnist'. Did you mean 'corrupt_mnist'? "
             f"Allowed: {', '.join(kind_names('data'))}.",
             "x.yaml:1: unknown key 'data.rooot'. Did you mean 'data.root'?",
             "x.yaml:1: data.root: must be text, got 3 (a whole number). Put it in quotes: '3'.",

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from hf_finetune.errors import UserError
-from hf_finetune.registry import VERBS, kind, kind_names
+from hf_finetune.registry import VERBS, kind, kind_names, usual_name
 
 PACKAGE = Path(__file__).resolve().parent.parent / "hf_finetune"
 
 # Written out by hand: a listing that found nothing would agree with itself.
 EXPECTED = {
-    "data": {"corrupt_mnist"},
+    "data": {"corrupt_mnist", "mnist", "fashion_mnist", "cifar10"},
     "models": {"cnn", "mlp"},
     "losses": {"cross_entropy"},
     "engines": {"trainer", "loop"},
@@ -41,6 +41,31 @@ def test_every_kind_keeps_its_contract(room: str):
         assert callable(getattr(module, VERBS[room]))
         if room in ("data", "models", "losses"):
             assert module.Options.model_fields["name"].default == name
+
+
+@pytest.mark.parametrize(
+    ("word", "name"),
+    [
+        ("fashionmnist", "fashion_mnist"),
+        ("fashion-mnist", "fashion_mnist"),
+        ("Fashion_MNIST", "fashion_mnist"),
+        ("cifar", "cifar10"),
+        ("CIFAR-10", "cifar10"),
+        ("mnist", "mnist"),
+        ("emnist", "emnist"),
+    ],
+)
+def test_usual_spellings_are_understood(word: str, name: str):
+    from hf_finetune.config import config_from
+    from hf_finetune.errors import ConfigError
+
+    assert usual_name(word, kind_names("data")) == name
+    tree = {"data": {"name": word}, "model": {"name": "cnn"}}
+    if name in kind_names("data"):
+        assert config_from(tree).data.name == name
+    else:
+        with pytest.raises(ConfigError, match="Did you mean 'mnist'"):
+            config_from(tree)
 
 
 def test_an_unknown_kind_is_named_with_its_nearest():

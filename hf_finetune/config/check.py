@@ -14,6 +14,7 @@ from hf_finetune.config.source import FROM_OVERRIDE, KeyPath, Source, dotted
 from hf_finetune.config.tree import Choice, choice_of, field_schema
 from hf_finetune.config.words import either, expected, key_advice, mend, near, shown
 from hf_finetune.options import Section
+from hf_finetune.registry import usual_name
 
 S = TypeVar("S", bound=Section)
 # Beyond this a float no longer stands for one whole number.
@@ -95,6 +96,10 @@ class _Walk:
     def _kind(self, choice: Choice, values: dict[str, Any], path: KeyPath) -> str | None:
         """Name of the kind; a misspelt one is noted, and taken for what was probably meant."""
         name, place = values.get("name", choice.default), (*path, "name")
+        if isinstance(name, str):
+            name = usual_name(name, choice.kinds)
+            if "name" in values:
+                values["name"] = name
         if "name" not in values or (isinstance(name, str) and name in choice.kinds):
             return name
         close = near(name, choice.kinds) if isinstance(name, str) else None

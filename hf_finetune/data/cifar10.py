@@ -1,0 +1,93 @@
+"""CIFAR-10: small colour photographs, in the binary version's files.
+
+Source: A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009. Each record
+is a label byte and 3,072 bytes: a red, a green and a blue plane of 32 rows of 32 pixels.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from hf_finetune.data import DataOptions
+from hf_finetune.errors import DataError
+
+if TYPE_CHECKING:
+    import datasets
+    import numpy as np
+
+_FOLDER = "cifar-10-batches-bin"
+_FILES = {
+    "train": tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
+    "test": ("test_batch.bin",),
+}
+_SIDE, _CHANNELS = 32, 3
+_RECORD = 1 + _CHANNELS * _SIDE * _SIDE
+_HOW_TO_GET = (
+    "Get the binary version, cifar-10-binary.tar.gz (www.cs.toronto.edu/~kriz/cifar.html), and "
+    "unpack it."
+)
+
+
+class Options(DataOptions):
+    """Options of CIFAR-10."""
+
+    name: Literal["cifar10"] = "cifar10"
+    root: str = "data/cifar10"
+    """The folder cifar-10-batches-bin, or the folder that it lies in."""
+
+
+def load(options: Options) -> datasets.DatasetDict:
+    """Reads the five training files and the test file.
+
+    Returns:
+        `train` and `test` with `id` (`data_batch_1.bin/17`), `image` (uint8 `[32][32][3]`) and
+        `label`.
+
+    Raises:
+        DataError: A file is missing or is not what its name says.
+    """
+    from datasets import DatasetDict
+
+    from hf_finetune.data.tables import build_image_dataset
+
+    root = Path(options.root)
+    if not root.is_dir():
+        raise DataError(f"data.root: there is no folder {options.root!r}. {_HOW_TO_GET}")
+    folder = root / _FOLDER if (root / _FOLDER).is_dir() else root
+    names = _read_names(folder)
+    splits = {}
+    for split, files in _FILES.items():
+        parts = [_read_records(folder / file, len(names)) for file in files]
+        ids = [
+            [f"{file}/{row}" for row in range(len(labels))]
+            for file, (_, labels) in zip(files, parts, strict=True)
+        ]
+        images, labels = zip(*parts, strict=True)
+        splits[split] = build_image_dataset(images, labels, names, {"id": ids})
+    return DatasetDict(splits)
+
+
+def _read_names(folder: Path) -> list[str]:
+    path = folder / "batches.meta.txt"
+    if not path.is_file():
+        raise DataError(f"data.root: {path} is missing. {_HOW_TO_GET}")
+    return path.read_text(encoding="utf-8").split()
+
+
+def _read_records(path: Path, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 `[N, 32, 32, 3]` and labels int64 `[N]` of one file."""
+    import numpy as np
+
+    from hf_finetune.data.array_files import check_labels, require_file
+
+    content = np.fromfile(require_file(path), np.uint8)
+    if len(content) % _RECORD:
+        raise DataError(
+            f"{path}: {len(content):,} bytes are no whole number of records of {_RECORD:,} bytes; "
+            "it is truncated or no CIFAR-10 file of the binary version. Copy it again."
+        )
+    records = content.reshape(-1, _RECORD)
+    labels = check_labels(path, records[:, 0], len(records), num_classes)
+    planes = records[:, 1:].reshape(-1, _CHANNELS, _SIDE, _SIDE)
+    return np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), labels
