@@ -230,7 +230,7 @@ def test_the_sample_is_not_made_from_other_files(tmp_path: Path):
     import runpy
 
     script = runpy.run_path("scripts/make_samples.py")
-    for name in script["SOURCE_SHA256"]:
+    for name in script["SOURCE_SHA256"]["corruptmnist"]:
         torch.save(torch.zeros(3), tmp_path / name)
     with pytest.raises(SystemExit, match="its SHA-256 is"):
         script["make_corruptmnist"](tmp_path, tmp_path / "out")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
+import runpy
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -62,6 +64,24 @@ def test_the_true_files_are_read(shared_data: Path):
         assert len(data.splits["test"]) == 10_000
     rows = RowReader(data.splits["test"], ["label"]).read(np.arange(10_000))["label"]
     assert np.bincount(rows).tolist() == [1000] * 10
+
+
+def test_the_sample_is_what_its_page_says():
+    folder = Path("samples/fashion_mnist")
+    page = (folder / "README.md").read_text()
+    files = sorted(folder.glob("*.gz"))
+    assert len(files) == 4
+    for path in files:
+        assert f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}" in page
+    data = load_data(Fashion(root=str(folder)))
+    assert (sum(data.class_counts), len(data.splits["test"])) == (1700, 1000)
+
+
+def test_the_sample_is_made_from_the_full_files(shared_data: Path, tmp_path: Path):
+    script = runpy.run_path("scripts/make_samples.py")
+    script["make_fashion_mnist"](shared_data / "fashion-mnist", tmp_path)
+    for path in Path("samples/fashion_mnist").glob("*.gz"):
+        assert (tmp_path / path.name).read_bytes() == path.read_bytes()
 
 
 def spoil(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
