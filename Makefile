@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CONFIG ?= configs/corrupt_mnist_sample.yaml
 
-.PHONY: finetune test test-slow test-all check benchmark clean
+.PHONY: finetune test test-slow test-all check clean
 
 # Train the CNN on the real digits of samples/, and print its test accuracy.
 finetune: $(READY)
@@ -25,21 +25,21 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-benchmark: $(READY)
-	@for script in benchmarks/*.py; do $(BIN)/python $$script; done
-
 # python3 -m venv needs ensurepip, which some systems leave out; uv brings its own pip then.
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "hf_finetune needs Python 3.11 or newer; name it with: make PYTHON=python3.11"; exit 2; }
-	@$(PYTHON) -m venv $(VENV) || uv venv --seed --clear --python $(PYTHON) $(VENV)
+	@$(PYTHON) -m venv $(VENV) || uv venv --seed --clear --python $(PYTHON) $(VENV) || \
+	  { rm -rf $(VENV); echo "$(PYTHON) can't make an environment: install python3-venv, or uv."; exit 2; }
 
 # Where pip knows a place with a CPU build of torch (find-links), the cap in pyproject.toml lets it
-# take that one.
+# take that one. editable_mode: by a path entry, so that a script beside a clone of this name finds
+# the package and not the clone's folder.
 $(READY): pyproject.toml $(BIN)/python
 	@echo "Setting up $(VENV) (once; a few minutes)…"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --config-settings editable_mode=compat --editable '.[dev]'
 	@touch $(READY)
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) *.egg-info

@@ -17,18 +17,19 @@ from torch.utils.data import DataLoader
 
 from hf_finetune.config import RunConfig
 from hf_finetune.data import LoadedData, load_data
-from hf_finetune.data.preparation import pixel_statistics
+from hf_finetune.data.preparation import pixel_statistics, prepare
 from hf_finetune.engines.batches import make_loader
 from hf_finetune.engines.compute import Compute, seed_everything, settle_compute
 from hf_finetune.engines.job import Listener, TrainingJob
 from hf_finetune.engines.optimization import Length, build_optimizer, build_schedule
-from hf_finetune.evaluation import GREATER_IS_BETTER, Predictions
+from hf_finetune.evaluation import Predictions
 from hf_finetune.evaluation.metrics import score
 from hf_finetune.evaluation.prediction import Predictor
 from hf_finetune.features import collator_for
 from hf_finetune.losses import Loss
 from hf_finetune.models import Classifier, DataDescription, build_model
-from hf_finetune.registry import kind
+from hf_finetune.plugins import metrics_of
+from hf_finetune.registry import kind_names, kind_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -78,7 +79,8 @@ class Workbench:
 
     def score(self, predictions: Predictions) -> dict[str, Any]:
         """Every metric of some predictions."""
-        return score(predictions, self.data.label_names, self.loss)
+        own_metrics = metrics_of(self.config.loaded_plugins)
+        return score(predictions, self.data.label_names, self.loss, own_metrics)
 
     def make_job(
         self,
@@ -92,7 +94,7 @@ class Workbench:
         train_loader = self.make_loader("train", training=True)
         length = measure_length(train_loader, self.config, self.compute.num_processes)
         optimizer = build_optimizer(model, train)
-        greater = GREATER_IS_BETTER[train.metric_for_best_model]
+        greater = train.metrics[train.metric_for_best_model]
         validation = self.make_predictor("validation")
 
         def evaluate(model: nn.Module, accelerator: Accelerator) -> Mapping[str, Any]:
@@ -122,14 +124,23 @@ def assemble(config: RunConfig) -> Workbench:
     Raises:
         UserError: Something that the configuration names is missing, faulty or doesn't fit.
     """
-    return assemble_with(config, load_data(config.data), None)
+    return assemble_with(config, load_splits(config), None)
+
+
+def load_splits(config: RunConfig) -> LoadedData:
+    """The splits of a configuration's data set, which may be a plugin.
+
+    Raises:
+        UserError: As `data.load_data`.
+    """
+    if config.data.name in kind_names("data"):
+        return load_data(config.data)
+    return prepare(kind_of(config.data).load(config.data), config.data)
 
 
 def assemble_with(config: RunConfig, data: LoadedData, classifier: Classifier | None) -> Workbench:
     """As `assemble`, on data that is loaded already, and on a given classifier if there is one."""
-    loss: Loss = kind("losses", config.loss.name).build(
-        config.loss, data.label_names, data.class_counts
-    )
+    loss: Loss = kind_of(config.loss).build(config.loss, data.label_names, data.class_counts)
     if classifier is None:
         seed_everything(config.seed)
         classifier = build_model(config.model, describe(data))

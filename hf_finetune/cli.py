@@ -7,10 +7,12 @@ once.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from hf_finetune import __version__
 from hf_finetune.errors import UserError
 
 if TYPE_CHECKING:
@@ -57,7 +59,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     arguments, rest = parser.parse_known_args(argv)
     unknown = [word for word in rest if "=" not in word or word.startswith("-")]
     if unknown or (rest and not hasattr(arguments, "overrides")):
-        parser.error(f"unknown argument: {(unknown or rest)[0]} (settings are written key=value)")
+        parser.error(_explain_unknown((unknown or rest)[0]))
     if hasattr(arguments, "overrides"):
         short = [
             f"{key}={getattr(arguments, key)}"
@@ -68,11 +70,18 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     return arguments
 
 
+def _explain_unknown(word: str) -> str:
+    if word.endswith((".yaml", ".yml")):
+        return f"unknown argument: {word} (a configuration is given with --config {word})"
+    return f"unknown argument: {word} (settings are written key=value, as train.learning_rate=1e-3)"
+
+
 def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="hf-finetune",
-        description="Fine-tune image and speech classifiers, and trust the numbers.",
+        description="Fine-tune image classifiers, and trust the numbers.",
     )
+    parser.add_argument("--version", action="version", version=f"hf-finetune {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     train = _add(verbs, "train", _train, "train what a configuration names, and test it once")
@@ -101,6 +110,11 @@ def _build_parser() -> argparse.ArgumentParser:
     verify = _add(verbs, "verify-engines", _verify, "show that both engines agree bit for bit")
     _add_config(verify)
     verify.add_argument("--steps", type=int, default=20, metavar="K", help="steps to compare (20)")
+
+    download = _add(verbs, "download", _download, "fetch a published data set, checked and resumed")
+    download.add_argument("name", metavar="NAME", help="such as mnist or corrupt_mnist")
+    download.add_argument("--to", metavar="DIR", help="folder; by default where it is looked for")
+    download.add_argument("--mirror", metavar="URL", help="address that holds the same files")
 
     _add(verbs, "schema", _schema, "print the JSON schema of configurations, for editors")
     return parser
@@ -155,6 +169,8 @@ def _train(arguments: argparse.Namespace) -> int:
     else:
         from hf_finetune.finetuning import finetune
 
+        # A scheduler's goodbye is a stop like Ctrl-C: the run's record says so.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         finetune(config, quiet=arguments.quiet)
     return 0
 
@@ -166,9 +182,9 @@ def _resume(arguments: argparse.Namespace) -> int:
             "--repeat-seeds."
         )
     from hf_finetune.finetuning import finetune
-    from hf_finetune.runs.run_dir import load_run
+    from hf_finetune.runs.run_dir import load_unfinished_run
 
-    run = load_run(arguments.resume)
+    run = load_unfinished_run(arguments.resume)
     finetune(run.config, resume_from=run.path, quiet=arguments.quiet)
     return 0
 
@@ -180,9 +196,10 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from hf_finetune.inference import evaluate_model
 
     split = arguments.split
-    scores = evaluate_model(arguments.model, arguments.config, arguments.overrides, split)
+    scored, scores = evaluate_model(arguments.model, arguments.config, arguments.overrides, split)
     as_json = arguments.format == "json"
-    print(json.dumps(scores, indent=1) if as_json else format_table(format_scores(split, scores)))
+    table = {"model": str(scored), **format_scores(split, scores)}
+    print(json.dumps(scores, indent=1) if as_json else format_table(table))
     return 0
 
 
@@ -216,6 +233,18 @@ def _verify(arguments: argparse.Namespace) -> int:
     result = verify_engines(config, arguments.steps)
     print(format_verification(result))
     return 0 if result.difference is None else 1
+
+
+def _download(arguments: argparse.Namespace) -> int:
+    from hf_finetune.data.download import download
+
+    try:
+        folder, fetched = download(arguments.name, arguments.to, arguments.mirror)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("stopped; the same command goes on from there") from None
+    news = f"fetched {', '.join(fetched)}" if fetched else "nothing to fetch"
+    print(f"{folder}: everything is there, checksums verified ({news})")
+    return 0
 
 
 def _schema(arguments: argparse.Namespace) -> int:

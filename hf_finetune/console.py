@@ -29,7 +29,6 @@ class Console:
     def __init__(self, total_steps: int, run: RunDir) -> None:
         self._total_steps = total_steps
         self._run = run
-        self._train_loss = float("nan")
         self._first: tuple[int, float] | None = None
         self._bar = tqdm(
             total=total_steps,
@@ -57,13 +56,12 @@ class Console:
 
     def on_record(self, record: Mapping[str, float | int | bool]) -> None:
         """Prints a line for each evaluation."""
-        self._train_loss = record.get("train/loss", self._train_loss)
         if "validation/loss" not in record:
             return
         parts = [
             f"epoch {record['epoch']:<4.4g}",
             f"step {record['step']:<5}",
-            f"train loss {self._train_loss:.4f}",
+            f"train loss {record['train/loss_since_evaluation']:.4f}",
             f"validation loss {record['validation/loss']:.4f}",
             f"accuracy {record['validation/accuracy']:7.2%}",
             f"macro-F1 {record['validation/macro_f1']:.4f}",
@@ -117,16 +115,16 @@ def format_result(run: Path, metrics: Mapping[str, Any]) -> str:
             "training": f"{metrics['steps']} steps in {metrics['train_seconds']:.1f} s",
             "run directory": str(run),
             **({"curves": str(run / "curves.png")} if (run / "curves.png").exists() else {}),
-            "type next": f"{find_command()} evaluate {run}",
+            "type next": f"{find_command()} predict {run} IMAGE.png",
         }
     )
 
 
 def find_command() -> str:
     """How this shell reaches the command line: by its name, or by its place in the environment."""
-    if shutil.which("hf-finetune"):
-        return "hf-finetune"
     command = Path(sys.executable).with_name("hf-finetune")
+    if shutil.which("hf-finetune") == str(command):
+        return "hf-finetune"
     if command.is_relative_to(Path.cwd()):
         command = command.relative_to(Path.cwd())
     return str(command)

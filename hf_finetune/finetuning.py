@@ -18,7 +18,7 @@ from hf_finetune.errors import UserError
 from hf_finetune.planning import plan_run
 from hf_finetune.registry import kind
 from hf_finetune.runs.results import write_results, write_start
-from hf_finetune.runs.run_dir import RunDir, create_run_dir, load_run
+from hf_finetune.runs.run_dir import RunDir, create_run_dir, load_unfinished_run
 from hf_finetune.trackers import Tracker, start_trackers
 
 
@@ -79,7 +79,7 @@ def open_run(
     """The run directory and the checkpoint to go on from; sees to the run's final status."""
     is_main = bench.compute.is_main_process
     if resume_from is not None:
-        run = load_run(resume_from)
+        run = load_unfinished_run(resume_from)
         checkpoint = _check_resumable(run, bench)
     else:
         run, checkpoint = RunDir(_share_path(bench)), None
@@ -114,7 +114,7 @@ def _check_resumable(run: RunDir, bench: Workbench) -> Path | None:
     """The run's last whole checkpoint, if the run may go on from it.
 
     Raises:
-        UserError: The run has finished, or its data is no longer what it was.
+        UserError: The run has finished, or its data or a plugin is no longer what it was.
     """
     if run.status["status"] == "finished":
         raise UserError(f"{run.path}: the run has finished; there is nothing to resume.")
@@ -123,6 +123,15 @@ def _check_resumable(run: RunDir, bench: Workbench) -> Path | None:
         raise UserError(
             f"{run.path}: the data or its split has changed since the run began (fingerprint "
             f"{known}, now {bench.data.fingerprint}). Start a new run."
+        )
+    hashes = bench.config.plugin_hashes
+    changed = [
+        path for path, known in run.status.get("plugins", {}).items() if hashes.get(path) != known
+    ]
+    if changed:
+        raise UserError(
+            f"{run.path}: the plugin {changed[0]} has changed since the run began (its SHA-256 is "
+            "another). Put back the file as it was, or start a new run."
         )
     if bench.compute.is_main_process:
         run.set_status("running")

@@ -51,7 +51,10 @@ def resolve_model(
             "weights here."
         )
     if not run.model.is_dir():
-        raise UserError(f"{run.path}: the run has no {MODEL}/; it is {run.status['status']}.")
+        raise UserError(
+            f"{run.path}: the run has no {MODEL}/; its status is {run.status['status']}. "
+            f"Go on with it: hf-finetune train --resume {run.path}"
+        )
     return run.model, config or load_config(run.path / "config.yaml", overrides)
 
 
@@ -72,7 +75,7 @@ def _load(path: Path, config: RunConfig | None) -> Classifier:
 
 def evaluate_model(
     model: str, config_path: str | None, overrides: Sequence[str], split: str
-) -> dict[str, Any]:
+) -> tuple[Path, dict[str, Any]]:
     """Scores a model on a split of the data that its configuration names.
 
     Args:
@@ -82,22 +85,22 @@ def evaluate_model(
         split: train, validation or test.
 
     Returns:
-        Every metric, as in metrics.json.
+        The folder or file that was scored, and every metric, as in metrics.json.
 
     Raises:
         UserError: Model or data can't be used, or their classes differ.
     """
+    _refuse_void(model, overrides)
     path, config = resolve_model(model, config_path, overrides)
     if config is None:
         raise UserError(
             f"{model}: a model folder doesn't say what data to score it on. "
             "Name a configuration: --config configs/x.yaml"
         )
-    from hf_finetune.assembly import assemble_with
-    from hf_finetune.data import load_data
+    from hf_finetune.assembly import assemble_with, load_splits
 
     classifier = _load(path, config)
-    data = load_data(config.data)
+    data = load_splits(config)
     known = tuple(name for _, name in sorted(classifier.model.config.id2label.items()))
     if known != data.label_names:
         raise ModelError(
@@ -106,7 +109,19 @@ def evaluate_model(
         )
     bench = assemble_with(config, data, classifier)
     predictor = bench.make_predictor(split)
-    return bench.score(predictor.predict(classifier.model, bench.compute.make_accelerator()))
+    accelerator = bench.compute.make_accelerator()
+    return path, bench.score(predictor.predict(classifier.model, accelerator))
+
+
+def _refuse_void(model: str, overrides: Sequence[str]) -> None:
+    """Refuses settings that would say nothing about a model that is trained already."""
+    heard = ("data.", "compute.", "loss.", "train.per_device_eval_batch_size")
+    void = [text for text in overrides if not text.startswith(heard)]
+    if void and not Path(model).is_file():
+        raise UserError(
+            f"{void[0]}: it changes nothing about a model that is trained already. "
+            "Settings heard here: data.…, compute.…, loss.…, train.per_device_eval_batch_size."
+        )
 
 
 @dataclass(frozen=True)
@@ -165,6 +180,8 @@ def predict_files(
 def _open_image(file: str) -> Image:
     from PIL import Image, UnidentifiedImageError
 
+    if Path(file).is_dir():
+        raise DataError(f"{file}: this is a folder. Name its images: {file}/*.png")
     try:
         with Image.open(file) as image:
             image.load()

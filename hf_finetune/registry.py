@@ -10,12 +10,14 @@ from __future__ import annotations
 import difflib
 import importlib
 import re
+import sys
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 
 from hf_finetune.errors import UserError
+from hf_finetune.options import Section
 
 VERBS = {
     "data": "load",
@@ -56,6 +58,11 @@ def kind(room: str, name: str) -> ModuleType:
     if name not in names:
         raise UserError(f"{room}: unknown name {name!r}. {nearest(name, names)}")
     return importlib.import_module(f"hf_finetune.{room}.{name}")
+
+
+def kind_of(options: Section) -> ModuleType:
+    """The module of the kind that declares these options: a room's file, or a plugin."""
+    return sys.modules[type(options).__module__]
 
 
 def usual_name(word: str, names: Iterable[str]) -> str:

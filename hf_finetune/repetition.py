@@ -53,7 +53,10 @@ def repeat_seeds(config: RunConfig, count: int, quiet: bool = False) -> dict[str
 
 
 def _format(summary: dict[str, Any], path: Path) -> str:
-    rows = {f"{len(summary['seeds'])} seeds": "mean ± standard deviation over seeds"}
+    count = len(summary["seeds"])
+    rows = {f"{count} seed{'s' * (count > 1)}": "mean ± standard deviation over seeds"}
+    if count == 1:
+        rows = {"1 seed": "no spread: repeat with two or more"}
     for split in ("validation", "test"):
         for metric in _METRICS:
             entry = summary[f"{split}/{metric}"]

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from hf_finetune.assembly import assemble_with
+from hf_finetune.assembly import assemble_with, load_splits
 from hf_finetune.config import RunConfig
-from hf_finetune.data import LoadedData, load_data
+from hf_finetune.data import LoadedData
 from hf_finetune.registry import kind, kind_names
 
 
@@ -97,7 +97,7 @@ def verify_engines(config: RunConfig, steps: int) -> Verification:
     """
     compute = config.compute.model_copy(update={"device": "cpu", "precision": "fp32"})
     config = config.model_copy(update={"compute": compute})
-    data = load_data(config.data)
+    data = load_splits(config)
     first, second = sorted(kind_names("engines"), reverse=True)  # trainer, loop
     traces = [trace_engine(config, data, name, steps) for name in (first, second)]
     difference = _find_difference(*traces)
@@ -171,7 +171,8 @@ def format_verification(result: Verification) -> str:
     if result.difference is None:
         return (
             f"{names} agree bit for bit: {result.steps} steps, {result.num_tensors} tensors after "
-            f"each, {result.evaluations} evaluations (fp32, CPU, {torch.get_num_threads()} threads)"
+            f"each, {result.evaluations} evaluation{'s' * (result.evaluations != 1)} "
+            f"(fp32, CPU, {torch.get_num_threads()} threads)"
         )
     found = result.difference
     return f"{names} differ first at step {found.step} in {found.what}: {found.values}"

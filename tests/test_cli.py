@@ -82,7 +82,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> list[str]:
         (["train", "--config", SAMPLE, "--epochs", "two"], "num_train_epochs"),
         (["train", "--config", SAMPLE, "--repeat-seeds", "0"], "--repeat-seeds: must be"),
         (["train", "--config", SAMPLE, "data.root=nowhere"], "there is no folder 'nowhere'"),
-        (["train", "--resume", "nowhere"], "nowhere: there is no run here"),
+        (["train", "--resume", "nowhere"], "nowhere: there is no unfinished run here"),
         (["train", "--resume", "x", "--config", SAMPLE], "with its own configuration"),
         (["evaluate", "nowhere"], "nowhere: there is no finished run"),
         (["evaluate", "pyproject.toml"], "--config"),
@@ -203,7 +203,8 @@ def test_training_prints_plan_epochs_and_result(
     assert len([line for line in text.splitlines() if line.startswith("epoch")]) == 3
     assert "about" in text
     assert "95 % Wilson interval" in text
-    assert "evaluate" in text.splitlines()[-1]
+    assert "nan" not in text
+    assert "predict" in text.splitlines()[-1]
 
 
 def test_evaluate_gives_the_run_s_own_numbers(trained: Path, capsys: pytest.CaptureFixture[str]):
@@ -308,6 +309,8 @@ def test_predict_says_which_file_is_no_image(
     assert "notes.png: it can't be read as an image" in said(capsys)[0]
     assert main(["predict", str(trained), "missing.png"]) == 2
     assert "missing.png: there is no such file" in said(capsys)[0]
+    assert main(["predict", str(trained), str(tmp_path)]) == 2
+    assert "this is a folder" in said(capsys)[0]
 
 
 def test_a_stopped_run_is_resumed(
@@ -329,9 +332,53 @@ def test_a_stopped_run_is_resumed(
     run = Path(config.run.directory) / "small/001"
     assert main(["train", "--resume", str(run)]) == 0
     assert (run / "metrics.json").exists()
-    assert "test accuracy" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "test accuracy" in text
+    assert "nan" not in text
+    assert "error" not in json.loads((run / "run.json").read_text())
     assert main(["train", "--resume", str(run)]) == 2
     assert "has finished" in said(capsys)[0]
+
+
+def test_resume_takes_the_newest_unfinished_run(make_config: Callable[..., Any]):
+    from hf_finetune.errors import UserError
+    from hf_finetune.finetuning import finetune
+    from hf_finetune.runs.run_dir import create_run_dir, load_unfinished_run
+
+    config = make_config(train__num_train_epochs=1)
+    folder = Path(config.run.directory) / "small"
+    finetune(config, quiet=True)
+    with pytest.raises(UserError, match="no unfinished run"):
+        load_unfinished_run(folder)
+    create_run_dir(config)
+    finetune(config, quiet=True)
+    assert load_unfinished_run(folder).path.name == "002"
+    resumed = finetune(config, resume_from=folder, quiet=True).run
+    assert resumed.path.name == "002"
+    assert resumed.status["status"] == "finished"
+
+
+def test_settings_that_change_nothing_are_refused(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+):
+    for text in ("model.dropout=0.5", "train.learning_rate=3"):
+        assert main(["evaluate", str(trained), text]) == 2
+        assert "changes nothing about a model that is trained already" in said(capsys)[0]
+    assert main(["evaluate", str(trained), "train.per_device_eval_batch_size=64"]) == 0
+    assert str(trained / "model") in capsys.readouterr().out
+
+
+def test_the_likeliest_slip_is_understood(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        main(["train", SAMPLE])
+    assert f"--config {SAMPLE}" in capsys.readouterr().err
+
+
+def test_version(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.startswith("hf-finetune 0.")
 
 
 def test_ctrl_c_says_how_to_go_on(

@@ -14,7 +14,10 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "README.md").read_text(encoding="utf-8")
 # What this test can't run itself, and who does.
-RUN_ELSEWHERE = {"make test": "is running this very test"}
+RUN_ELSEWHERE = {
+    "make test": "is running this very test",
+    "hf-finetune download corrupt_mnist": "tests/data/test_download.py, against a local server",
+}
 
 
 def blocks(language: str) -> list[str]:

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "hf_finetune"
 EXPECTED = {
     "data": {"corrupt_mnist", "mnist", "fashion_mnist", "cifar10"},
     "models": {"cnn", "mlp"},
-    "losses": {"cross_entropy"},
+    "losses": {"cross_entropy", "focal", "binary"},
     "engines": {"trainer", "loop"},
     "trackers": {"jsonl"},
 }

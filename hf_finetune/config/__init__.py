@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import reduce
+from functools import cache, reduce
 from operator import or_
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import Field, create_model, field_validator
 
 from hf_finetune.config.check import check_tree
 from hf_finetune.config.overrides import apply_overrides
@@ -27,13 +27,16 @@ from hf_finetune.features import FeatureOptions
 from hf_finetune.losses import LossOptions
 from hf_finetune.models import ModelOptions
 from hf_finetune.options import Section
+from hf_finetune.plugins import Plugin, load_plugins, metrics_of
 from hf_finetune.registry import kind, kind_names, nearest
 from hf_finetune.runs import RunOptions
 
 
-def _any_kind(room: str) -> Any:
+def _any_kind(room: str, plugins: Sequence[Plugin] = ()) -> Any:
     """The type of a section that may be the options of any kind in a room, told by `name`."""
-    options = [kind(room, name).Options for name in kind_names(room)]
+    modules = [kind(room, name) for name in kind_names(room)]
+    modules += [plugin.module for plugin in plugins if plugin.room == room]
+    options = [module.Options for module in modules]
     if len(options) == 1:  # pydantic tells kinds apart only where there are two
         return options[0]
     return Annotated[reduce(or_, options), Field(discriminator="name")]
@@ -48,7 +51,13 @@ else:
 
 
 class RunConfig(Section):
-    """Everything that decides a run."""
+    """Everything that decides a run.
+
+    Attributes:
+        loaded_plugins: What the files in `plugins` hold.
+    """
+
+    loaded_plugins: ClassVar[tuple[Plugin, ...]] = ()
 
     name: str = "run"
     """The run's name; by default that of its configuration file."""
@@ -70,6 +79,8 @@ class RunConfig(Section):
     """Where the run is written."""
     trackers: Annotated[tuple[str, ...], Field(strict=False)] = ("jsonl",)
     """Where numbers are sent while training."""
+    plugins: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Python files with a data set, model, loss or metric of your own, from the current folder."""
 
     @field_validator("name")
     @classmethod
@@ -91,6 +102,11 @@ class RunConfig(Section):
         if len(set(value)) < len(value):
             raise ValueError(f"{', '.join(value)} names a tracker twice. Name each once")
         return value
+
+    @property
+    def plugin_hashes(self) -> dict[str, str]:
+        """SHA-256 of each plugin, by its path as `plugins` has it."""
+        return {plugin.path: plugin.sha256 for plugin in self.loaded_plugins}
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -151,7 +167,44 @@ def config_schema() -> dict[str, Any]:
 
 def _checked(source: Source, overrides: Sequence[str]) -> RunConfig:
     apply_overrides(source, overrides)
-    return check_tree(RunConfig, source)
+    paths = source.tree.get("plugins")
+    if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+        return check_tree(RunConfig, source)
+    plugins = []
+    for number, found in enumerate(load_plugins(paths)):
+        if isinstance(found, Plugin):
+            plugins.append(found)
+        else:
+            source.problem(("plugins", number), f"plugins: {found}.")
+    if len(plugins) < len(paths):  # without them, what is right would look wrong
+        source.raise_problems()
+    return check_tree(_config_with(tuple(plugins)), source)
+
+
+@cache
+def _config_with(plugins: tuple[Plugin, ...]) -> type[RunConfig]:
+    """The class of configurations with some plugins: its sections know them, no others do."""
+    if not plugins:
+        return RunConfig
+
+    class Train(TrainOptions):
+        """As ever; the plugins' metrics may choose the model too."""
+
+        metrics: ClassVar[Mapping[str, bool]] = {
+            **TrainOptions.metrics,
+            **{name: metric.greater_is_better for name, metric in metrics_of(plugins).items()},
+        }
+
+    config = create_model(
+        "RunConfig",
+        __base__=RunConfig,
+        data=(_any_kind("data", plugins), ...),
+        model=(_any_kind("models", plugins), ...),
+        loss=(_any_kind("losses", plugins), RunConfig.model_fields["loss"].default),
+        train=(Train, Train()),
+    )
+    config.loaded_plugins = plugins
+    return config
 
 
 def _plain(value: Any, where: str) -> Any:

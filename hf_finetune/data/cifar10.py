@@ -23,10 +23,7 @@ _FILES = {
 }
 _SIDE, _CHANNELS = 32, 3
 _RECORD = 1 + _CHANNELS * _SIDE * _SIDE
-_HOW_TO_GET = (
-    "Get the binary version, cifar-10-binary.tar.gz (www.cs.toronto.edu/~kriz/cifar.html), and "
-    "unpack it."
-)
+_HOW_TO_GET = "Download it with: hf-finetune download cifar10"
 
 
 class Options(DataOptions):

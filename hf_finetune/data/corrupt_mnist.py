@@ -24,8 +24,8 @@ _TRAIN_FILE = {
     "npz": re.compile(r"^train_(\d+)\.npz$"),
 }
 _HOW_TO_GET = (
-    "Get the files from the course (github.com/SkafteNicki/dtu_mlops, branch data), or use the "
-    "sample that comes with the toolkit: data.root=samples/corruptmnist"
+    "Download it with: hf-finetune download corrupt_mnist, or use the sample that comes with the "
+    "toolkit: data.root=samples/corruptmnist"
 )
 
 

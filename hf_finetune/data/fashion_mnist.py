@@ -25,11 +25,7 @@ LABEL_NAMES = (
     "Bag",
     "Ankle boot",
 )
-_HOW_TO_GET = (
-    "Get the four files train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, "
-    "t10k-images-idx3-ubyte.gz and t10k-labels-idx1-ubyte.gz, as published with Fashion-MNIST "
-    "(github.com/zalandoresearch/fashion-mnist)."
-)
+_HOW_TO_GET = "Download it with: hf-finetune download fashion_mnist"
 
 
 class Options(DataOptions):

@@ -9,10 +9,7 @@ from hf_finetune.data import DataOptions
 if TYPE_CHECKING:
     import datasets
 
-_HOW_TO_GET = (
-    "Get the four files train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, "
-    "t10k-images-idx3-ubyte.gz and t10k-labels-idx1-ubyte.gz, as published with MNIST."
-)
+_HOW_TO_GET = "Download it with: hf-finetune download mnist"
 
 
 class Options(DataOptions):

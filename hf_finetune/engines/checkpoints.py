@@ -140,8 +140,7 @@ def find_latest(folder: Path) -> Path | None:
 def load_checkpoint(folder: Path, job: TrainingJob) -> dict[str, Any]:
     """Puts model, optimiser and schedule where the checkpoint left them.
 
-    The random generators are put back apart (`load_random_state`), once the first batch has been
-    fetched.
+    The random generators are put back apart (`load_random_state`), just before the first step.
 
     Returns:
         What `Progress` had saved.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -24,6 +25,7 @@ class OptimizerOptions(Section):
     betas: Annotated[tuple[Fraction, Fraction], Field(strict=False)] = (0.9, 0.999)
     """Decay of the two running means (adam, adamw)."""
     epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    """Added to the denominator (adam, adamw)."""
     momentum: Fraction = 0.9
     """sgd."""
     nesterov: bool = False
@@ -144,21 +146,36 @@ ScheduleOptions = Annotated[
 
 
 class TrainOptions(Section):
-    """How the model is trained."""
+    """How the model is trained.
+
+    Attributes:
+        metrics: What may choose the best model, and whether more is better; a configuration with
+            plugins has more of them.
+    """
+
+    metrics: ClassVar[Mapping[str, bool]] = GREATER_IS_BETTER
 
     engine: Annotated[str, Field(json_schema_extra={"enum": list(kind_names("engines"))})] = (
         "trainer"
     )
     """`trainer` (transformers' Trainer) or `loop` (written out by hand); equal numbers."""
     num_train_epochs: PositiveInt = 3
+    """Passes over the training split."""
     max_steps: PositiveInt | None = None
     """Stop after this many optimiser steps; the schedule is laid out for them."""
     per_device_train_batch_size: PositiveInt = 32
+    """Examples of one micro-batch on one process."""
     per_device_eval_batch_size: PositiveInt = 256
+    """Examples of one batch when predicting."""
     gradient_accumulation_steps: PositiveInt = 1
+    """Micro-batches of one optimiser step."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    """The highest that the schedule reaches."""
     optimizer: OptimizerOptions = OptimizerOptions()
+    """Which optimiser, and its settings."""
     schedule: ScheduleOptions = ConstantSchedule()
+    """How the learning rate moves: constant, linear, cosine, one_cycle, step, multi_step,
+    exponential, reduce_on_plateau."""
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
     """Clip the gradient's norm to this; 0 leaves it."""
     eval_strategy: Literal["epoch", "steps"] = "epoch"
@@ -177,7 +194,9 @@ class TrainOptions(Section):
     early_stopping_threshold: Annotated[float, Field(ge=0)] = 0.0
     """Least change that early stopping counts as better."""
     logging_steps: PositiveInt = 10
+    """Write the training loss every so many optimiser steps, and at each epoch's end."""
     dataloader_num_workers: Annotated[int, Field(ge=0)] = 0
+    """Processes that make batches; 0 makes them in the training process."""
 
     @field_validator("engine")
     @classmethod
@@ -190,8 +209,8 @@ class TrainOptions(Section):
     @classmethod
     def _known_metric(cls, value: str) -> str:
         name = value.removeprefix("validation/")
-        if name not in GREATER_IS_BETTER:
-            raise ValueError(f"unknown metric {value!r}. {nearest(name, list(GREATER_IS_BETTER))}")
+        if name not in cls.metrics:
+            raise ValueError(f"unknown metric {value!r}. {nearest(name, list(cls.metrics))}")
         return name
 
     @model_validator(mode="after")
@@ -205,8 +224,10 @@ class ComputeOptions(Section):
     """On what the model runs, and how exactly it counts."""
 
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
+    """`auto`: cuda, else mps, else cpu."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """`auto` is bf16 where the device is fast at it, else fp32."""
     memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
+    """`auto`: channels_last for convolutional nets where it is the faster."""
     num_threads: Literal["auto"] | PositiveInt = "auto"
     """Threads of one process on the CPU; `auto` shares the cores out among the processes."""

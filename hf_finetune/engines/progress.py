@@ -27,7 +27,6 @@ from hf_finetune.engines.compute import seed_everything
 from hf_finetune.engines.job import Record, TrainingJob
 from hf_finetune.engines.optimization import PlateauLR
 from hf_finetune.errors import TrainingError
-from hf_finetune.evaluation import GREATER_IS_BETTER
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -63,6 +62,8 @@ class Progress:
         self._loss_sum: Tensor | float = 0.0
         self._weight_sum: Tensor | float = 0.0
         self._examples = 0
+        self._epoch_loss_sum: Tensor | float = 0.0
+        self._epoch_weight_sum: Tensor | float = 0.0
         self._started = time.perf_counter()
 
     def start(self) -> int:
@@ -83,7 +84,7 @@ class Progress:
         return self.step
 
     def restore_random_state(self) -> None:
-        """To be called once the first batch after a resume has been fetched."""
+        """Puts the random generators where the checkpoint left them, before the first step."""
         if self.job.resume_from is not None:
             load_random_state(self.job.resume_from, self.accelerator.process_index)
 
@@ -107,6 +108,8 @@ class Progress:
         self.step += 1
         self._loss_sum = self._loss_sum + loss_sum
         self._weight_sum = self._weight_sum + weight
+        self._epoch_loss_sum = self._epoch_loss_sum + loss_sum
+        self._epoch_weight_sum = self._epoch_weight_sum + weight
         self._examples += examples
         for listener in self.job.listeners:
             listener.on_step(self.step, loss_sum / weight, self.job.model)
@@ -189,10 +192,12 @@ class Progress:
         record: dict[str, float | int | bool] = {
             "step": self.step,
             "epoch": self._epoch(),
-            **{f"validation/{name}": float(scores[name]) for name in GREATER_IS_BETTER},
+            "train/loss_since_evaluation": float(self._epoch_loss_sum / self._epoch_weight_sum),
+            **{f"validation/{name}": float(scores[name]) for name in self.job.train.metrics},
             "is_best": is_best,
             "seconds": self.seconds,
         }
+        self._epoch_loss_sum = self._epoch_weight_sum = 0.0
         if self.job.checkpoints is not None:
             self._write_checkpoint(self.job.checkpoints, is_best, record)
         self._log(record)
@@ -201,7 +206,7 @@ class Progress:
     def _is_better(self, value: float, than: float | None, threshold: float) -> bool:
         if than is None:
             return True
-        greater = GREATER_IS_BETTER[self.job.train.metric_for_best_model]
+        greater = self.job.train.metrics[self.job.train.metric_for_best_model]
         return (value - than if greater else than - value) > threshold
 
     def _count_stale(self, value: float) -> None:

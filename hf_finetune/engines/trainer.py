@@ -98,7 +98,7 @@ class StepTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         """`Progress.start` has loaded them."""
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        """Trainer calls this once the first batch after a resume has been fetched."""
+        """Trainer calls this just before the first step after a resume."""
         self.progress.restore_random_state()
 
 

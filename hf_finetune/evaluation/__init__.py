@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,19 @@ GREATER_IS_BETTER = {
     "weighted_recall": True,
     "loss": False,
 }
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of the user's own.
+
+    Attributes:
+        compute: Takes logits float32 `[N, classes]` and labels int64 `[N]`, answers with a number.
+        greater_is_better: Whether more is better.
+    """
+
+    compute: Callable[[np.ndarray, np.ndarray], float]
+    greater_is_better: bool
 
 
 @dataclass(frozen=True)

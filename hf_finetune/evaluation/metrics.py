@@ -5,7 +5,7 @@ Place: both engines call `score` after each evaluation, and the test split passe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from hf_finetune.errors import TrainingError
 from hf_finetune.evaluation.intervals import wilson_interval
 
 if TYPE_CHECKING:
-    from hf_finetune.evaluation import Predictions
+    from hf_finetune.evaluation import Metric, Predictions
     from hf_finetune.losses import Loss
 
 
@@ -85,7 +85,12 @@ class ConfusionMatrix(LabelMetric):
         return {"confusion_matrix": counts.reshape(len(labels), len(labels)).tolist()}
 
 
-def score(predictions: Predictions, label_names: Sequence[str], loss: Loss) -> dict[str, Any]:
+def score(
+    predictions: Predictions,
+    label_names: Sequence[str],
+    loss: Loss,
+    own_metrics: Mapping[str, Metric] | None = None,
+) -> dict[str, Any]:
     """Computes every number of a split.
 
     Macro means are taken over all classes of `label_names`. A class without an example in the
@@ -95,6 +100,7 @@ def score(predictions: Predictions, label_names: Sequence[str], loss: Loss) -> d
         predictions: What the model said about each row.
         label_names: Class names in the order of the label ids.
         loss: The run's own loss; its weighted mean over the split is reported.
+        own_metrics: The user's own, by name; reported beside the others.
 
     Returns:
         Plain Python, ready for JSON:
@@ -108,7 +114,8 @@ def score(predictions: Predictions, label_names: Sequence[str], loss: Loss) -> d
 
     Raises:
         TrainingError: The split is empty, a logit is not a finite number, a label or the number of
-            logits does not fit `label_names`, or the loss comes out as no number.
+            logits does not fit `label_names`, or the loss or a metric of the user's comes out as no
+            number.
     """
     _check(predictions, len(label_names))
     mean_loss = _mean_loss(predictions, loss)
@@ -125,12 +132,30 @@ def score(predictions: Predictions, label_names: Sequence[str], loss: Loss) -> d
         "accuracy_interval": list(wilson_interval(correct, len(predicted))),
         "num_examples": len(predicted),
         **values,
+        **_own_scores(predictions, own_metrics or {}),
         "per_class": {
             label: dict(zip(names, row, strict=True))
             for label, row in zip(label_names, rows, strict=True)
         },
         "warnings": _warnings(predictions, label_names),
     }
+
+
+def _own_scores(predictions: Predictions, metrics: Mapping[str, Metric]) -> dict[str, float]:
+    """The user's own metrics; each gets arrays of its own, which it may change."""
+    scores = {}
+    for name, metric in metrics.items():
+        value = metric.compute(predictions.logits.copy(), predictions.labels.copy())
+        try:
+            scores[name] = float(value)
+        except (TypeError, ValueError):
+            scores[name] = float("nan")
+        if not np.isfinite(scores[name]):
+            raise TrainingError(
+                f"{predictions.split}: the metric {name} answered {value!r}. Its compute must "
+                "return a finite number. Mend the plugin."
+            )
+    return scores
 
 
 def _combined_metrics() -> Any:

@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from hf_finetune.options import Section
-from hf_finetune.registry import kind
+from hf_finetune.registry import kind_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -90,10 +90,10 @@ def build_model(options: ModelOptions, description: DataDescription) -> Classifi
         description: What the model needs to know of the data.
 
     Raises:
-        UserError: There is no such kind, or it can't be built for these data.
+        UserError: It can't be built for these data.
     """
     import_module("hf_finetune.models.auto_classes").register()
-    classifier: Classifier = kind("models", options.name).build(options, description)
+    classifier: Classifier = kind_of(options).build(options, description)
     return classifier
 
 

@@ -11,7 +11,7 @@ from hf_finetune.models import Classifier, DataDescription, ModelOptions
 from hf_finetune.models.from_scratch import config_settings, image_processor
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # Filled in after the search; see the header of configs/corrupt_mnist_sample.yaml.
+    # Its measured result stands in the header of configs/corrupt_mnist_sample.yaml.
     "default": {
         "channels": (32, 64, 128),
         "convolutions_per_block": 2,
@@ -47,11 +47,15 @@ class Options(ModelOptions):
     channels: Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(strict=False, min_length=1)]
     """Channels of each block."""
     convolutions_per_block: Annotated[int, Field(gt=0)]
+    """Each with its norm and activation."""
     kernel_size: Annotated[int, Field(gt=0)]
     """Pixels on a side."""
     padding: Literal["same", "valid"]
+    """`same` keeps the size, `valid` pads nothing."""
     norm: Literal["batch", "group", "none"]
+    """After each convolution."""
     activation: Literal["relu", "gelu", "silu"]
+    """After each norm."""
     pool: Literal["max", "average", "none"]
     """How each block is halved at its end."""
     head: Literal["average", "flatten"]

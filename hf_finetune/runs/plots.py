@@ -62,9 +62,8 @@ def draw_curves(records: Sequence[Record], path: Path, title: str = "") -> None:
     _draw_line(rate, _series(records, "train/learning_rate"), color=GREY, markersize=3)
     rate.set_ylim(bottom=0)
     rate.ticklabel_format(axis="y", scilimits=(-2, 3), useMathText=True)
-    # Losses fall and scores rise, which leaves these corners to the legends.
-    _dress(loss, "Loss", "mean loss per example", legend="upper right")
-    _dress(scores, "Validation scores", "score (0 to 1)", legend="lower right")
+    _dress(loss, "Loss", "mean loss per example")
+    _dress(scores, "Validation scores", "score (0 to 1)")
     _dress(rate, "Learning rate", "learning rate")
     _add_epochs(loss, records)
     _add_epochs(scores, records)

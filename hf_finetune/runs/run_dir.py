@@ -1,7 +1,8 @@
 """The run directory: what a run leaves behind, and what everything after training reads.
 
 runs/<name>/<number>/
-    run.json            status (running, finished, failed, stopped), start and end, warnings
+    run.json            status (running, finished, failed, stopped), start and end, warnings,
+                        SHA-256 of plugins
     config.yaml         the resolved configuration; itself a configuration
     environment.json    versions, hardware, threads, commit, and what the run was about to do
     history.jsonl       one record a line: training, validation, test
@@ -48,7 +49,7 @@ def create_run_dir(config: RunConfig) -> RunDir:
         ) from error
     run = RunDir(parent / f"{number:03d}")
     (run.path / CONFIG).write_text(dump_config(config), encoding="utf-8")
-    run.set_status("running", started=_now())
+    run.set_status("running", started=_now(), plugins=config.plugin_hashes)
     return run
 
 
@@ -97,6 +98,7 @@ class RunDir:
     def set_status(self, status: str, **facts: Any) -> None:
         """Writes the status, and adds facts to `run.json`."""
         known = self.status if (self.path / STATUS).exists() else {}
+        known.pop("error", None)  # what stopped it before no longer holds
         self.write_json(STATUS, {**known, "status": status, **facts})
 
     def finish(self, status: str, **facts: Any) -> None:
@@ -151,6 +153,25 @@ def find_run(path: str | Path) -> RunDir | None:
     numbered = [p for p in folder.glob("*") if p.name.isdigit() and (p / STATUS).is_file()]
     finished = [p for p in numbered if RunDir(p).status["status"] == "finished"]
     return RunDir(max(finished, key=lambda p: int(p.name))) if finished else None
+
+
+def load_unfinished_run(path: str | Path) -> RunDir:
+    """The run to go on with: a run directory, or the newest unfinished run of a name's folder.
+
+    Raises:
+        UserError: There is none.
+    """
+    folder = Path(path)
+    if (folder / STATUS).is_file():
+        return RunDir(folder)
+    runs = [RunDir(p) for p in folder.glob("*") if p.name.isdigit() and (p / STATUS).is_file()]
+    unfinished = [run for run in runs if run.status["status"] != "finished"]
+    if not unfinished:
+        raise UserError(
+            f"{path}: there is no unfinished run here. Name a run directory such as "
+            "runs/corrupt_mnist_sample/001."
+        )
+    return max(unfinished, key=lambda run: int(run.path.name))
 
 
 def load_run(path: str | Path) -> RunDir:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,6 +39,10 @@ CASES: dict[str, dict[str, Any]] = {
         "loss": {"name": "cross_entropy", "class_weights": "auto", "label_smoothing": 0.1},
         "train__gradient_accumulation_steps": 3,
     },
+    "focal loss": {
+        "loss": {"name": "focal", "gamma": 1.5, "class_weights": "auto"},
+        "train__gradient_accumulation_steps": 3,
+    },
     "sgd": {"train__optimizer": {"name": "sgd", "nesterov": True}},
     "one of Trainer's optimisers": {"train__optimizer": {"name": "adafactor"}},
     "mlp": {"model": {"name": "mlp", "hidden_sizes": [16], "dropout": 0.2}},
@@ -52,6 +58,23 @@ def test_engines_agree_bit_for_bit(case: str, make_config: Callable[..., Any]):
     assert result.steps == CASES[case].get("train__max_steps", 2 * -(-7 // accumulation))
     assert result.evaluations >= 2
     assert result.num_tensors >= 4
+
+
+def test_engines_agree_on_two_classes_as_one_logit(make_config: Callable[..., Any], tmp_path: Path):
+    """The digits have ten classes, hence a data set of two."""
+    text = Path("examples/stripes.py").read_text()
+    cut, changes = re.subn(r', "rising".*}', "}", text)
+    assert changes == 1
+    (tmp_path / "stripes.py").write_text(cut)
+    config = make_config(
+        plugins=[str(tmp_path / "stripes.py")],
+        data={"name": "stripes", "rows": 100},
+        loss={"name": "binary", "class_weights": {"across": 1.0, "down": 2.5}},
+        train__gradient_accumulation_steps=3,
+    )
+    result = verify_engines(config, steps=100)
+    assert result.difference is None, format_verification(result)
+    assert result.steps == 4
 
 
 def test_a_planted_difference_is_found(

@@ -89,6 +89,8 @@ def test_the_logged_loss_is_a_mean_over_examples(engine: str, make_config: Calla
     expected = sum(x * n for x, n in zip(heard.losses, sizes, strict=True)) / sum(sizes)
     assert record["step"] == 7
     assert record["train/loss"] == pytest.approx(expected, rel=1e-6)
+    evaluation = next(r for r in heard.records if "validation/loss" in r)
+    assert evaluation["train/loss_since_evaluation"] == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
