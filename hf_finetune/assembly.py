@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from hf_finetune.config import RunConfig
 from hf_finetune.data import LoadedData, load_data
-from hf_finetune.data.preparation import pixel_statistics, prepare
+from hf_finetune.data.preparation import pixel_statistics
 from hf_finetune.engines.batches import make_loader
 from hf_finetune.engines.compute import Compute, seed_everything, settle_compute
 from hf_finetune.engines.job import Listener, TrainingJob
@@ -29,7 +29,7 @@ from hf_finetune.features import collator_for
 from hf_finetune.losses import Loss
 from hf_finetune.models import Classifier, DataDescription, build_model
 from hf_finetune.plugins import metrics_of
-from hf_finetune.registry import kind_names, kind_of
+from hf_finetune.registry import kind_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -124,18 +124,7 @@ def assemble(config: RunConfig) -> Workbench:
     Raises:
         UserError: Something that the configuration names is missing, faulty or doesn't fit.
     """
-    return assemble_with(config, load_splits(config), None)
-
-
-def load_splits(config: RunConfig) -> LoadedData:
-    """The splits of a configuration's data set, which may be a plugin.
-
-    Raises:
-        UserError: As `data.load_data`.
-    """
-    if config.data.name in kind_names("data"):
-        return load_data(config.data)
-    return prepare(kind_of(config.data).load(config.data), config.data)
+    return assemble_with(config, load_data(config.data), None)
 
 
 def assemble_with(config: RunConfig, data: LoadedData, classifier: Classifier | None) -> Workbench:

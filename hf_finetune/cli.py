@@ -170,8 +170,11 @@ def _train(arguments: argparse.Namespace) -> int:
         from hf_finetune.finetuning import finetune
 
         # A scheduler's goodbye is a stop like Ctrl-C: the run's record says so.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-        finetune(config, quiet=arguments.quiet)
+        before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        try:
+            finetune(config, quiet=arguments.quiet)
+        finally:
+            signal.signal(signal.SIGTERM, before)
     return 0
 
 

@@ -97,10 +97,11 @@ def evaluate_model(
             f"{model}: a model folder doesn't say what data to score it on. "
             "Name a configuration: --config configs/x.yaml"
         )
-    from hf_finetune.assembly import assemble_with, load_splits
+    from hf_finetune.assembly import assemble_with
+    from hf_finetune.data import load_data
 
     classifier = _load(path, config)
-    data = load_splits(config)
+    data = load_data(config.data)
     known = tuple(name for _, name in sorted(classifier.model.config.id2label.items()))
     if known != data.label_names:
         raise ModelError(

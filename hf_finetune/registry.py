@@ -61,8 +61,19 @@ def kind(room: str, name: str) -> ModuleType:
 
 
 def kind_of(options: Section) -> ModuleType:
-    """The module of the kind that declares these options: a room's file, or a plugin."""
-    return sys.modules[type(options).__module__]
+    """The module of the kind that declares these options: a room's file, or a plugin.
+
+    Raises:
+        UserError: They are what all kinds of a room share, and so no kind's own.
+    """
+    module = sys.modules[type(options).__module__]
+    if getattr(module, "Options", None) is not type(options):
+        name = getattr(options, "name", "")
+        raise UserError(
+            f"{type(options).__name__}(name={name!r}): these are no kind's own options. Take those "
+            "of its file, such as hf_finetune.models.cnn.Options, or a configuration."
+        )
+    return module
 
 
 def usual_name(word: str, names: Iterable[str]) -> str:

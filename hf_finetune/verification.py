@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from hf_finetune.assembly import assemble_with, load_splits
+from hf_finetune.assembly import assemble_with
 from hf_finetune.config import RunConfig
-from hf_finetune.data import LoadedData
+from hf_finetune.data import LoadedData, load_data
 from hf_finetune.registry import kind, kind_names
 
 
@@ -97,7 +97,7 @@ def verify_engines(config: RunConfig, steps: int) -> Verification:
     """
     compute = config.compute.model_copy(update={"device": "cpu", "precision": "fp32"})
     config = config.model_copy(update={"compute": compute})
-    data = load_splits(config)
+    data = load_data(config.data)
     first, second = sorted(kind_names("engines"), reverse=True)  # trainer, loop
     traces = [trace_engine(config, data, name, steps) for name in (first, second)]
     difference = _find_difference(*traces)

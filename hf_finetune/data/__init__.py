@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from hf_finetune.options import Section
-from hf_finetune.registry import kind
+from hf_finetune.registry import kind_of
 
 if TYPE_CHECKING:
     import datasets
@@ -101,4 +101,4 @@ def load_data(options: DataOptions) -> LoadedData:
     """
     from hf_finetune.data.preparation import prepare
 
-    return prepare(kind("data", options.name).load(options), options)
+    return prepare(kind_of(options).load(options), options)

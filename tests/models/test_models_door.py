@@ -22,7 +22,9 @@ def test_the_kinds_are_the_files_with_build():
 
 def test_build_model_follows_the_name():
     assert type(build_model(Options(), DATA).model) is MlpForImageClassification
-    with pytest.raises(UserError, match=r"models: unknown name 'mlpp'\. Did you mean 'mlp'\?"):
+    with pytest.raises(
+        UserError, match=r"ModelOptions\(name='mlpp'\): these are no kind's own options"
+    ):
         build_model(ModelOptions(name="mlpp"), DATA)
 
 
