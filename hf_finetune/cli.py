@@ -7,6 +7,7 @@ once.
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -38,6 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0; 2 after an error that the user can mend; 130 after Ctrl-C.
     """
+    # Read when torch is loaded: threads that wait for each other sleep rather than spin. On a
+    # machine that does other things too, spinning made a training step several times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         arguments = _parse(sys.argv[1:] if argv is None else argv)
         run: Callable[[argparse.Namespace], int] = arguments.run
@@ -50,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # the reader of our output has seen enough
         sys.stderr.close()
-        return 0
+        return 1
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -151,6 +155,15 @@ def _read_config(arguments: argparse.Namespace) -> RunConfig:
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    # A scheduler's goodbye is a stop like Ctrl-C: the run's record says so.
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        return _run_training(arguments)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run_training(arguments: argparse.Namespace) -> int:
     if arguments.resume is not None:
         return _resume(arguments)
     if arguments.config is None:
@@ -169,12 +182,7 @@ def _train(arguments: argparse.Namespace) -> int:
     else:
         from hf_finetune.finetuning import finetune
 
-        # A scheduler's goodbye is a stop like Ctrl-C: the run's record says so.
-        before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-        try:
-            finetune(config, quiet=arguments.quiet)
-        finally:
-            signal.signal(signal.SIGTERM, before)
+        finetune(config, quiet=arguments.quiet)
     return 0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,9 +80,18 @@ def open_run(
     is_main = bench.compute.is_main_process
     if resume_from is not None:
         run = load_unfinished_run(resume_from)
-        checkpoint = _check_resumable(run, bench)
     else:
-        run, checkpoint = RunDir(_share_path(bench)), None
+        run = RunDir(_share_path(bench))
+    with run.locked() if is_main else nullcontext():
+        checkpoint = None if resume_from is None else _check_resumable(run, bench)
+        yield from _see_through(run, bench, checkpoint)
+
+
+def _see_through(
+    run: RunDir, bench: Workbench, checkpoint: Path | None
+) -> Iterator[tuple[RunDir, Path | None]]:
+    """Hands the run over once, and writes down how it ended."""
+    is_main = bench.compute.is_main_process
     try:
         yield run, checkpoint
     except BaseException as error:

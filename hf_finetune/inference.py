@@ -179,7 +179,7 @@ def predict_files(
 
 
 def _open_image(file: str) -> Image:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     if Path(file).is_dir():
         raise DataError(f"{file}: this is a folder. Name its images: {file}/*.png")
@@ -189,7 +189,7 @@ def _open_image(file: str) -> Image:
             return image
     except FileNotFoundError as error:
         raise DataError(f"{file}: there is no such file.") from error
-    except (UnidentifiedImageError, OSError, ValueError) as error:
+    except Exception as error:  # Pillow's readers raise whatever a broken file leads them to
         raise DataError(f"{file}: it can't be read as an image ({error}).") from error
 
 

@@ -62,6 +62,7 @@ CASES: dict[str, tuple[Callable[[Path], None], str, list[str], str]] = {
     "a class missing": (relabel(np.arange(50) % 9), "", [], "no rows of class 9"),
     "unknown key": (keep, "optimiser: adam\n", [], "unknown key 'optimiser'"),
     "wrong type": (keep, "seed: one\n", [], "seed: must be a whole number"),
+    "a seed too large": (keep, "seed: 4294967296\n", [], "must be below 2**32"),
     "duplicate key": (keep, "name: again\n", [], "name"),
     "batch size 0": (keep, "", ["--batch-size", "0"], "per_device_train_batch_size"),
     "too small a network": (

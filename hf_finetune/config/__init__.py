@@ -82,6 +82,13 @@ class RunConfig(Section):
     plugins: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Python files with a data set, model, loss or metric of your own, from the current folder."""
 
+    @field_validator("seed")
+    @classmethod
+    def _usable_by_generators(cls, value: int) -> int:
+        if value >= 2**32:
+            raise ValueError(f"must be below 2**32, got {value}: NumPy's generator takes no more")
+        return value
+
     @field_validator("name")
     @classmethod
     def _usable_as_folder(cls, value: str) -> str:

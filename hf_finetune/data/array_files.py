@@ -57,12 +57,15 @@ def read_pt(path: Path) -> np.ndarray:
             f"{path}: it holds pickled Python objects, which are not loaded because they can run "
             "code. Save the tensor alone: torch.save(tensor, path)"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
+    except Exception as error:  # torch's readers raise whatever a broken file leads them to
         raise DataError(
             f"{path}: it can't be read; it is truncated or no .pt file. Copy it again."
         ) from error
     if not isinstance(content, torch.Tensor):
         raise DataError(f"{path}: expected one tensor, got {type(content).__name__}.")
+    content = content.detach().to_dense()
+    if content.dtype is torch.bfloat16:  # NumPy has no such type; every value fits float32
+        content = content.float()
     array: np.ndarray = content.numpy()
     return array
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 LABEL_NAMES = tuple("0123456789")
 _TRAIN_FILE = {
-    "pt": re.compile(r"^train_images_(\d+)\.pt$"),
-    "npz": re.compile(r"^train_(\d+)\.npz$"),
+    "pt": re.compile(r"^train_images_(0|[1-9]\d*)\.pt$"),
+    "npz": re.compile(r"^train_(0|[1-9]\d*)\.npz$"),
 }
 _HOW_TO_GET = (
     "Download it with: hf-finetune download corrupt_mnist, or use the sample that comes with the "

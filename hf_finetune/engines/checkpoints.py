@@ -160,6 +160,13 @@ def load_checkpoint(folder: Path, job: TrainingJob) -> dict[str, Any]:
     return read_progress(folder)
 
 
+def load_scaler(folder: Path, accelerator: Accelerator) -> None:
+    """Puts the gradient scaler of fp16 where the checkpoint left it, where there is one."""
+    path = folder / "scaler.pt"
+    if accelerator.scaler is not None and path.is_file():
+        accelerator.scaler.load_state_dict(torch.load(path, weights_only=True))
+
+
 def read_progress(folder: Path) -> dict[str, Any]:
     """What `Progress` had saved in a checkpoint."""
     progress: dict[str, Any] = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))

@@ -56,9 +56,10 @@ class Compute:
 
         # The state is shared by the whole process and refuses a second precision: start it anew.
         AcceleratorState._reset_state()
-        mixed = {"fp32": "no"}.get(self.precision, self.precision)
         return Accelerator(
-            mixed_precision=mixed, cpu=self.device == "cpu", step_scheduler_with_optimizer=False
+            mixed_precision=_mixed_precision(self.precision),
+            cpu=self.device == "cpu",
+            step_scheduler_with_optimizer=False,
         )
 
 
@@ -83,11 +84,19 @@ def settle_compute(options: ComputeOptions, prefers_channels_last: bool = False)
     channels_last = {"channels_last": True, "contiguous": False}.get(
         options.memory_format, fast_format
     )
+    # What a launcher's own settings would decide behind the plan's back, the plan decides.
+    os.environ["ACCELERATE_MIXED_PRECISION"] = _mixed_precision(precision)
+    os.environ.pop("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", None)
     threads = _settle_threads(options.num_threads)
     torch.set_num_threads(threads)
     return Compute(
         device, precision, channels_last, threads, num_processes, int(os.environ.get("RANK", "0"))
     )
+
+
+def _mixed_precision(precision: str) -> str:
+    """Accelerate's word for a precision."""
+    return "no" if precision == "fp32" else precision
 
 
 def _settle_device(wanted: str) -> str:

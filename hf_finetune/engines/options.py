@@ -31,6 +31,12 @@ class OptimizerOptions(Section):
     nesterov: bool = False
     """sgd."""
 
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> OptimizerOptions:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
+
 
 class ScheduleBase(Section):
     """What every learning-rate schedule understands."""

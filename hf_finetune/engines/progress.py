@@ -18,6 +18,7 @@ from hf_finetune.engines.checkpoints import (
     WEIGHTS,
     load_checkpoint,
     load_random_state,
+    load_scaler,
     read_progress,
     save_checkpoint,
     save_weights,
@@ -71,7 +72,10 @@ class Progress:
         seed_everything(self.job.seed)
         if self.job.resume_from is not None:
             saved = load_checkpoint(self.job.resume_from, self.job)
+            self._check_alike(saved)
+            load_scaler(self.job.resume_from, self.accelerator)
             self.step = self._evaluated_step = saved["step"]
+            self._loss_sum, self._weight_sum, self._examples = saved["unlogged"]
             self.best_step, self._best_value = saved["best_step"], saved["best_value"]
             self._reference = saved["reference"]
             self._stale_evaluations = saved["stale_evaluations"]
@@ -82,6 +86,19 @@ class Progress:
             self._log(saved["evaluation"])
         self._started = time.perf_counter()
         return self.step
+
+    def _check_alike(self, saved: dict[str, Any]) -> None:
+        """Refuses a checkpoint whose steps are not this run's steps."""
+        now = {
+            "num_processes": self.accelerator.num_processes,
+            "steps_per_epoch": self.job.length.steps_per_epoch,
+        }
+        differing = [f"{k} was {saved[k]}, is {v}" for k, v in now.items() if saved[k] != v]
+        if differing:
+            raise TrainingError(
+                f"{self.job.resume_from}: {' and '.join(differing)}. Resume with the settings, "
+                "and with as many processes, as the run was started with."
+            )
 
     def restore_random_state(self) -> None:
         """Puts the random generators where the checkpoint left them, before the first step."""
@@ -114,13 +131,15 @@ class Progress:
         for listener in self.job.listeners:
             listener.on_step(self.step, loss_sum / weight, self.job.model)
         train, length = self.job.train, self.job.length
+        last_step = min(self.job.stop_after or length.total_steps, length.total_steps)
+        is_last = self.step >= last_step
+        # Before an evaluation writes its checkpoint: a run resumed from it must not step again.
+        self.should_stop = self.should_stop or is_last
         is_epoch_end = self.step % length.steps_per_epoch == 0
-        is_last = self.step >= min(self.job.stop_after or length.total_steps, length.total_steps)
         if self.step % train.logging_steps == 0 or is_epoch_end or is_last:
             self._log_training(grad_norm, learning_rate)
         if train.eval_steps is not None and self.step % train.eval_steps == 0:
             self._evaluate()
-        self.should_stop = self.should_stop or is_last
 
     def epoch_end(self) -> None:
         """Evaluates where an epoch's end asks for it."""
@@ -231,6 +250,7 @@ class Progress:
             write_manifest(unfinished)
             shutil.rmtree(best, ignore_errors=True)
             unfinished.rename(best)
+        self.accelerator.wait_for_everyone()
         every = self.job.train.save_every_evaluations
         if every and self._num_evaluations % every == 0:
             target = folder / f"step-{self.step}"
@@ -261,5 +281,8 @@ class Progress:
             "num_records": self._num_records,
             "seconds": self.seconds,
             "should_stop": self.should_stop,
+            "num_processes": self.accelerator.num_processes,
+            "steps_per_epoch": self.job.length.steps_per_epoch,
+            "unlogged": [float(self._loss_sum), float(self._weight_sum), self._examples],
             "evaluation": dict(record),
         }

@@ -16,8 +16,10 @@ runs/<name>/<number>/
 from __future__ import annotations
 
 import json
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,7 +37,9 @@ def create_run_dir(config: RunConfig) -> RunDir:
     parent = Path(config.run.directory) / config.name
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        number = 1 + max((int(p.name) for p in parent.iterdir() if p.name.isdigit()), default=0)
+        number = 1 + max(
+            (int(p.name) for p in parent.iterdir() if re.fullmatch(r"[0-9]+", p.name)), default=0
+        )
         while True:
             try:
                 (parent / f"{number:03d}").mkdir()  # fails where another run was quicker
@@ -95,6 +99,24 @@ class RunDir:
         content: dict[str, Any] = self.read_json(METRICS)
         return content
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the run for this process; a kill lets go of it.
+
+        Raises:
+            UserError: Another process is at work on the run.
+        """
+        import fcntl
+
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise UserError(
+                    f"{self.path}: the run is still going on; it can't be resumed."
+                ) from error
+            yield
+
     def set_status(self, status: str, **facts: Any) -> None:
         """Writes the status, and adds facts to `run.json`."""
         known = self.status if (self.path / STATUS).exists() else {}
@@ -150,7 +172,9 @@ def find_run(path: str | Path) -> RunDir | None:
     folder = Path(path)
     if (folder / STATUS).is_file():
         return RunDir(folder)
-    numbered = [p for p in folder.glob("*") if p.name.isdigit() and (p / STATUS).is_file()]
+    numbered = [
+        p for p in folder.glob("*") if re.fullmatch(r"[0-9]+", p.name) and (p / STATUS).is_file()
+    ]
     finished = [p for p in numbered if RunDir(p).status["status"] == "finished"]
     return RunDir(max(finished, key=lambda p: int(p.name))) if finished else None
 
@@ -164,7 +188,11 @@ def load_unfinished_run(path: str | Path) -> RunDir:
     folder = Path(path)
     if (folder / STATUS).is_file():
         return RunDir(folder)
-    runs = [RunDir(p) for p in folder.glob("*") if p.name.isdigit() and (p / STATUS).is_file()]
+    runs = [
+        RunDir(p)
+        for p in folder.glob("*")
+        if re.fullmatch(r"[0-9]+", p.name) and (p / STATUS).is_file()
+    ]
     unfinished = [run for run in runs if run.status["status"] != "finished"]
     if not unfinished:
         raise UserError(

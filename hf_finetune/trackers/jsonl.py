@@ -22,9 +22,11 @@ class JsonlTracker(Tracker):
 
     def __init__(self, path: Path, num_records: int) -> None:
         lines = path.read_text().splitlines(keepends=True)[:num_records] if path.exists() else []
-        self._file = path.open("w", encoding="utf-8")
-        self._file.writelines(lines)
-        self._file.flush()
+        # Beside it first: a kill in between must not cost what was there.
+        unfinished = path.with_name(f".{path.name}.unfinished")
+        unfinished.write_text("".join(lines), encoding="utf-8")
+        unfinished.replace(path)
+        self._file = path.open("a", encoding="utf-8")
 
     def on_record(self, record: Mapping[str, float | int | bool]) -> None:
         """Writes one line."""

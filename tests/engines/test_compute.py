@@ -88,6 +88,16 @@ def test_the_accelerator_counts_as_the_plan_says():
         assert accelerator.device.type == "cpu"
 
 
+def test_a_launcher_s_own_settings_decide_nothing(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    compute = settle_compute(ComputeOptions(device="cpu", precision="fp32"))
+    accelerator = compute.make_accelerator()
+    assert accelerator.mixed_precision == "no"
+    assert accelerator.gradient_accumulation_steps == 1
+    assert os.environ["ACCELERATE_MIXED_PRECISION"] == "no"
+
+
 def test_seeding_reaches_every_generator():
     import random
 

@@ -16,6 +16,7 @@ import pytest
 from safetensors.torch import load_file
 
 from hf_finetune.config import dump_config
+from hf_finetune.engines.checkpoints import write_manifest
 from hf_finetune.errors import TrainingError, UserError
 from hf_finetune.finetuning import finetune
 from hf_finetune.runs.run_dir import load_run
@@ -154,6 +155,69 @@ def interrupt(config: Any) -> Path:
     with pytest.raises(KeyboardInterrupt):
         finetune(config, quiet=True, listeners=(Interrupt(step=10),))
     return load_run(Path(config.run.directory) / "small/001").path
+
+
+@pytest.mark.parametrize("engine", ["trainer", "loop"])
+def test_a_kill_after_the_last_step_adds_no_step(
+    engine: str, make_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+):
+    """The last step is evaluated as a step, not as an epoch's end; then the results never come."""
+    from hf_finetune import finetuning
+
+    config = make_config(
+        train__engine=engine,
+        train__eval_strategy="steps",
+        train__eval_steps=2,
+        train__max_steps=8,
+        train__logging_steps=3,
+        train__schedule={"name": "one_cycle"},
+    )
+    whole = finetune(config, quiet=True)
+
+    def die(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finetuning, "write_results", die)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(config, quiet=True)
+    resumed = finetune(config, resume_from=whole.run.path.parent / "002", quiet=True)
+    assert resumed.metrics["steps"] == 8
+    assert same(facts(whole.run.path), facts(resumed.run.path))
+
+
+def test_the_history_of_a_mid_epoch_resume_is_exact(make_config: Callable[..., Any]):
+    """Evaluated every 2 steps, logged every 3: the checkpoint holds losses not yet logged."""
+    config = make_config(
+        train__engine="loop",
+        train__eval_strategy="steps",
+        train__eval_steps=2,
+        train__logging_steps=3,
+    )
+    whole = finetune(config, quiet=True)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(config, quiet=True, listeners=(Interrupt(step=3),))
+    resumed = finetune(config, resume_from=whole.run.path.parent / "002", quiet=True)
+    assert same(facts(whole.run.path), facts(resumed.run.path))
+
+
+def test_a_run_that_is_going_on_is_not_resumed(make_config: Callable[..., Any]):
+    config = make_config(train__engine="loop")
+    path = interrupt(config)
+    with load_run(path).locked(), pytest.raises(UserError, match="still going on"):
+        finetune(config, resume_from=path, quiet=True)
+
+
+def test_another_number_of_processes_is_refused(make_config: Callable[..., Any]):
+    config = make_config(train__engine="loop")
+    path = interrupt(config)
+    checkpoint = path / "checkpoints/step-7"
+    progress = json.loads((checkpoint / "progress.json").read_text())
+    (checkpoint / "progress.json").write_text(json.dumps({**progress, "num_processes": 2}))
+    (checkpoint / "manifest.json").unlink()
+    write_manifest(checkpoint)
+    with pytest.raises(TrainingError, match="num_processes was 2, is 1"):
+        finetune(config, resume_from=path, quiet=True)
 
 
 def test_a_damaged_checkpoint_is_refused(make_config: Callable[..., Any]):
