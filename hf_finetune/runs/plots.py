@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Record = Mapping[str, Any]
-LegendCorner = Literal["best", "upper right", "lower right"]
 
 # Okabe & Ito's palette, told apart by colour-blind readers and by its lightness in print.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#5A5A5A"
@@ -145,7 +144,7 @@ def _thin(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return steps[rows], values[rows]
 
 
-def _dress(axes: Axes, title: str, y_label: str, legend: LegendCorner = "best") -> None:
+def _dress(axes: Axes, title: str, y_label: str) -> None:
     from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
     axes.set_title(title, fontsize=12.5, loc="left", fontweight="bold")
@@ -159,7 +158,7 @@ def _dress(axes: Axes, title: str, y_label: str, legend: LegendCorner = "best") 
         axes.set_yticks([])
         axes.text(0.5, 0.5, "nothing recorded", transform=axes.transAxes, ha="center", color=GREY)
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc=legend, fontsize=10, framealpha=0.9)
+        axes.legend(loc="best", fontsize=10, framealpha=0.9)
 
 
 def _add_epochs(axes: Axes, records: Sequence[Record]) -> None:
