@@ -78,13 +78,11 @@ def write_results(run: RunDir, bench: Workbench, progress: Progress) -> dict[str
     if bench.config.run.pictures:
         draw_curves(read_history(run.path), run.path / "curves.png", title=run.title)
         matrix = np.asarray(metrics["test"]["confusion_matrix"])
-        test = metrics["test"]
-        right = f"{test['accuracy']:.2%} of {test['num_examples']:,} test examples"
         draw_confusion_matrix(
             matrix,
             bench.data.label_names,
             run.path / "confusion_matrix.png",
-            title=f"{run.title}: {right} right",
+            title=f"{run.title}, test split",
         )
     run.write_json(METRICS, metrics)
     return metrics
