@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CONFIG ?= configs/corrupt_mnist_sample.yaml
 
-.PHONY: finetune test test-slow test-all check clean
+.PHONY: finetune test test-slow test-all check benchmark clean
 
 # Train the CNN on the real digits of samples/, and print its test accuracy.
 finetune: $(READY)
@@ -24,6 +24,15 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# Prints the tables of benchmarks/README.md as they come out here; let nothing else run meanwhile.
+# The folders of the full data sets: make benchmark CORRUPT_MNIST=DIR FASHION_MNIST=DIR
+benchmark: $(READY)
+	@$(BIN)/python benchmarks/start_up.py
+	@echo
+	@$(BIN)/python benchmarks/throughput.py $(if $(CORRUPT_MNIST),--root $(CORRUPT_MNIST))
+	@echo
+	@$(BIN)/python benchmarks/input_pipeline.py $(if $(FASHION_MNIST),--root $(FASHION_MNIST))
 
 # python3 -m venv needs ensurepip, which some systems leave out; uv brings its own pip then.
 $(BIN)/python:

@@ -21,11 +21,14 @@ from hf_finetune.data.preparation import pixel_statistics
 from hf_finetune.engines.batches import make_loader
 from hf_finetune.engines.compute import Compute, seed_everything, settle_compute
 from hf_finetune.engines.job import Listener, TrainingJob
+from hf_finetune.engines.length_batches import batches_by_length
 from hf_finetune.engines.optimization import Length, build_optimizer, build_schedule
 from hf_finetune.evaluation import Predictions
 from hf_finetune.evaluation.metrics import score
 from hf_finetune.evaluation.prediction import Predictor
-from hf_finetune.features import collator_for
+from hf_finetune.features import collator_for, partners_for
+from hf_finetune.features.audio_options import check_audio
+from hf_finetune.features.augmentation_options import check_augmentation
 from hf_finetune.losses import Loss
 from hf_finetune.models import Classifier, DataDescription, build_model
 from hf_finetune.plugins import metrics_of
@@ -53,22 +56,44 @@ class Workbench:
     classifier: Classifier
     loss: Loss
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the run survives; each stands in its plan and its record."""
+        options, channels = self.config.features.augmentation, self.data.image_shape.channels
+        doubts = check_augmentation(options, self.config.data.name, channels)
+        doubts += check_audio(self.config.features.audio)
+        return (*self.data.warnings, *self.classifier.warnings, *self._never_thawed(), *doubts)
+
+    def _never_thawed(self) -> tuple[str, ...]:
+        """Says so where the run ends before the frozen part is due."""
+        freezing, train = self.classifier.freezing, self.config.train
+        due = freezing.unfreeze_at_epoch if freezing is not None else None
+        if due is None or train.max_steps is not None or due < train.num_train_epochs:
+            return ()
+        return (
+            f"model.unfreeze_at_epoch is {due}, and the run has {train.num_train_epochs} epochs: "
+            "what is frozen stays so",
+        )
+
     def make_loader(
         self, split: str, training: bool = False
     ) -> DataLoader[dict[str, torch.Tensor]]:
         """A loader of a split: shuffled and augmented for training, else plain and in order."""
-        train = self.config.train
+        train, seed, features = self.config.train, self.config.seed, self.config.features
+        classifier, rows = self.classifier, self.data.splits[split]
         collator = collator_for(
-            self.classifier.processor, self.config.features, self.config.seed, training
+            classifier.processor, features, seed, training, classifier.model.config
         )
         size = train.per_device_train_batch_size if training else train.per_device_eval_batch_size
         return make_loader(
-            self.data.splits[split],
+            rows,
             collator,
             size,
-            seed=self.config.seed,
+            seed=seed,
             shuffle=training,
             num_workers=train.dataloader_num_workers,
+            partners=partners_for(features, seed, len(rows), training),
+            batches=batches_by_length(rows, features.audio, size, seed, training),
         )
 
     def make_predictor(self, split: str) -> Predictor:
@@ -115,6 +140,7 @@ class Workbench:
             checkpoints=checkpoints,
             resume_from=resume_from,
             stop_after=stop_after,
+            freezing=self.classifier.freezing,
         )
 
 

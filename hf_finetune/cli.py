@@ -86,7 +86,13 @@ def _build_parser() -> argparse.ArgumentParser:
         description="Fine-tune image classifiers, and trust the numbers.",
     )
     parser.add_argument("--version", action="version", version=f"hf-finetune {__version__}")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def show_help(_: argparse.Namespace) -> int:
+        parser.print_help()
+        return 0
+
+    parser.set_defaults(run=show_help)
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB")
 
     train = _add(verbs, "train", _train, "train what a configuration names, and test it once")
     _add_config(train, required=False)
@@ -102,11 +108,13 @@ def _build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--split", default="test", choices=["train", "validation", "test"])
     evaluate.add_argument("--format", default="table", choices=["table", "json"])
 
-    predict = _add(verbs, "predict", _predict, "name the class of image files")
-    _add_model(predict)
-    predict.add_argument("files", nargs="+", metavar="FILE", help="image files")
-    predict.add_argument("--format", default="table", choices=["table", "csv"])
-    predict.add_argument("--top", type=int, default=1, metavar="K", help="K likeliest classes")
+    _add_predict(verbs)
+
+    inspect = _add(verbs, "inspect", _inspect, "look at the data before training")
+    _add_config(inspect)
+    inspect.add_argument(
+        "--save", metavar="DIR", help="folder of the pictures; by default <runs>/inspection/<name>"
+    )
 
     summary = _add(verbs, "summary", _summary, "show layers, shapes and parameters")
     _add_config(summary)
@@ -120,8 +128,29 @@ def _build_parser() -> argparse.ArgumentParser:
     download.add_argument("--to", metavar="DIR", help="folder; by default where it is looked for")
     download.add_argument("--mirror", metavar="URL", help="address that holds the same files")
 
+    doctor = _add(verbs, "doctor", _doctor, "say what this machine is and what will break on it")
+    doctor.add_argument("--benchmark", action="store_true", help="time products of large matrices")
+    doctor.add_argument("--format", default="text", choices=["text", "json"])
+
     _add(verbs, "schema", _schema, "print the JSON schema of configurations, for editors")
     return parser
+
+
+def _add_predict(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    predict = _add(verbs, "predict", _predict, "name the class of image files")
+    _add_model(predict)
+    predict.add_argument("files", nargs="+", metavar="FILE", help="image files")
+    predict.add_argument("--format", default="table", choices=["table", "csv"])
+    predict.add_argument("--top", type=int, metavar="K", help="K likeliest classes (1)")
+    predict.add_argument(
+        "--mc-dropout", type=int, metavar="N", help="predict N times with dropout switched on"
+    )
+    predict.add_argument(
+        "--histogram", metavar="FILE", help="with --mc-dropout: draw the predictions of one image"
+    )
+    predict.add_argument(
+        "--seed", dest="dropout_seed", type=int, metavar="S", help="of --mc-dropout (0)"
+    )
 
 
 def _add(
@@ -215,12 +244,52 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    from hf_finetune.inference import format_predictions, predict_files
+    from hf_finetune.inference import describe_inverted, format_predictions, predict_files
 
+    if arguments.mc_dropout is not None:
+        return _sample(arguments)
+    for flag, value in (("histogram", arguments.histogram), ("seed", arguments.dropout_seed)):
+        if value is not None:
+            raise UserError(f"--{flag}: belongs to samples. Say how many, as --mc-dropout 100")
+    top = 1 if arguments.top is None else arguments.top
     answers = predict_files(
-        arguments.model, arguments.files, arguments.config, arguments.overrides, arguments.top
+        arguments.model, arguments.files, arguments.config, arguments.overrides, top
     )
     print(format_predictions(answers, arguments.format))
+    _warn(describe_inverted([answer.file for answer in answers if answer.is_inverted]))
+    return 0
+
+
+def _sample(arguments: argparse.Namespace) -> int:
+    from hf_finetune.dropout_answers import format_samples, sample_files
+    from hf_finetune.inference import describe_inverted
+
+    if arguments.top is not None:
+        raise UserError("--top: samples show every class that they predict. Leave out --top.")
+    answers = sample_files(
+        arguments.model,
+        arguments.files,
+        arguments.config,
+        arguments.overrides,
+        arguments.mc_dropout,
+        arguments.dropout_seed or 0,
+        arguments.histogram,
+    )
+    print(format_samples(answers, arguments.format))
+    _warn(describe_inverted([answer.file for answer in answers if answer.is_inverted]))
+    return 0
+
+
+def _warn(warning: str | None) -> None:
+    if warning is not None:
+        print(warning, file=sys.stderr)
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    config = _read_config(arguments)
+    from hf_finetune.data_report import report_data
+
+    print(report_data(config, arguments.save))
     return 0
 
 
@@ -256,6 +325,14 @@ def _download(arguments: argparse.Namespace) -> int:
     news = f"fetched {', '.join(fetched)}" if fetched else "nothing to fetch"
     print(f"{folder}: everything is there, checksums verified ({news})")
     return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from hf_finetune.diagnosis import diagnose, format_diagnosis
+
+    diagnosis = diagnose(arguments.benchmark)
+    print(format_diagnosis(diagnosis, arguments.format))
+    return 0 if diagnosis.is_sound else 1
 
 
 def _schema(arguments: argparse.Namespace) -> int:

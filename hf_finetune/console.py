@@ -5,14 +5,16 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
 from tqdm import tqdm
 
 from hf_finetune.runs.run_dir import RunDir
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 # The first steps pay for warming up; the estimate counts from the one to the other.
 _ESTIMATE_FROM, _ESTIMATE_AT = 5, 15
@@ -92,6 +94,18 @@ def format_table(rows: Mapping[str, str]) -> str:
     """Names and values in two columns."""
     width = max(map(len, rows))
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
+
+
+def format_columns(
+    header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1
+) -> str:
+    """A table with its header: the first columns are text, the others numbers (to the right)."""
+    columns = list(zip(header, *rows, strict=True))
+    for place, column in enumerate(columns):
+        width = max(map(len, column))
+        align = str.ljust if place < text_columns else str.rjust
+        columns[place] = tuple(align(cell, width) for cell in column)
+    return "\n".join("  ".join(cells).rstrip() for cells in zip(*columns, strict=True))
 
 
 def format_scores(split: str, scores: Mapping[str, Any]) -> dict[str, str]:

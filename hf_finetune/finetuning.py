@@ -15,6 +15,7 @@ from hf_finetune.engines.checkpoints import find_latest, load_weights, read_prog
 from hf_finetune.engines.job import Listener, TrainingJob
 from hf_finetune.engines.progress import Progress
 from hf_finetune.errors import UserError
+from hf_finetune.models import merge_adapters
 from hf_finetune.planning import plan_run
 from hf_finetune.registry import kind
 from hf_finetune.runs.results import write_results, write_start
@@ -66,6 +67,7 @@ def finetune(
                 ear.finish()
         if progress.best_weights is not None:
             load_weights(job.model, progress.best_weights)
+        merge_adapters(job.model)
         metrics = write_results(run, bench, progress)
     if not quiet and bench.compute.is_main_process:
         print(f"\n{format_result(run.path, metrics)}")

@@ -8,21 +8,27 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_finetune.config import RunConfig, load_config
+from hf_finetune.console import format_columns
 from hf_finetune.errors import DataError, ModelError, UserError
 from hf_finetune.runs.run_dir import MODEL, find_run
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from torch import Tensor
 
+    from hf_finetune.data.image_files import Background
     from hf_finetune.models import Classifier
 
 _BATCH_IMAGES = 256
+# Of training pixels, and of a picture's border, on the scale 0…1: far enough apart that a border
+# of the other kind is no matter of taste.
+_DARK, _BRIGHT = 1 / 3, 2 / 3
 
 
 def resolve_model(
@@ -60,7 +66,7 @@ def resolve_model(
 
 def _load(path: Path, config: RunConfig | None) -> Classifier:
     """The classifier at a path; a state_dict goes into the network of the configuration."""
-    from hf_finetune.models import load_classifier, load_state_dict_file
+    from hf_finetune.models import load_classifier, load_state_dict_file, merge_adapters
 
     if path.is_dir():
         return load_classifier(path)
@@ -69,6 +75,7 @@ def _load(path: Path, config: RunConfig | None) -> Classifier:
     if config is None:
         raise UserError(f"{path}: name the configuration too.")
     classifier = assemble(config).classifier
+    merge_adapters(classifier.model)  # the file holds weights without them
     load_state_dict_file(classifier, path)
     return classifier
 
@@ -132,10 +139,12 @@ class FileAnswer:
     Attributes:
         file: The path as given.
         classes: The likeliest classes, each with its probability, best first.
+        is_inverted: Whether it is dark on light, while the training images are light on dark.
     """
 
     file: str
     classes: tuple[tuple[str, float], ...]
+    is_inverted: bool = False
 
 
 def predict_files(
@@ -161,36 +170,98 @@ def predict_files(
 
     if top < 1:
         raise UserError(f"--top: must be at least 1, got {top}.")
-    path, config = resolve_model(model, config_path, overrides)
-    images = [_open_image(file) for file in files]
-    classifier = _load(path, config)
+    classifier, background = load_for_files(model, files, config_path, overrides)
     network = classifier.model.eval()
     answers = []
-    for start in range(0, len(files), _BATCH_IMAGES):
-        part = slice(start, start + _BATCH_IMAGES)
-        inputs = classifier.processor(images=images[part], return_tensors="pt")
+    for part, pixel_values in read_batches(classifier, files, background):
         with torch.inference_mode():
-            logits = network(pixel_values=inputs["pixel_values"].to(network.device)).logits
+            logits = network(pixel_values=pixel_values.to(network.device)).logits
+        inverted = find_inverted(pixel_values, classifier.processor)
         values, ids = logits.softmax(-1).topk(min(top, logits.shape[-1]))
-        for file, value, index in zip(files[part], values.tolist(), ids.tolist(), strict=True):
-            names = (network.config.id2label[i] for i in index)
-            answers.append(FileAnswer(file, tuple(zip(names, value, strict=True))))
+        for row, file in enumerate(part):
+            names = [network.config.id2label[i] for i in ids[row].tolist()]
+            classes = tuple(zip(names, values[row].tolist(), strict=True))
+            answers.append(FileAnswer(file, classes, inverted[row]))
     return answers
 
 
-def _open_image(file: str) -> Image:
-    from PIL import Image
+def load_for_files(
+    model: str, files: Sequence[str], config_path: str | None, overrides: Sequence[str]
+) -> tuple[Classifier, Background | None]:
+    """The classifier, and what transparent files are laid on (None: the processor decides)."""
+    path, config = resolve_model(model, config_path, overrides)
+    for file in files:
+        _check_file(file)
+    return _load(path, config), getattr(config.data, "background", None) if config else None
 
+
+def _check_file(file: str) -> None:
     if Path(file).is_dir():
         raise DataError(f"{file}: this is a folder. Name its images: {file}/*.png")
+    if not Path(file).exists():
+        raise DataError(f"{file}: there is no such file.")
+
+
+def read_batches(
+    classifier: Classifier, files: Sequence[str], background: Background | None
+) -> Iterator[tuple[Sequence[str], Tensor]]:
+    """Some files, and what the model takes of them: float32 `[B, C, H, W]`.
+
+    Files are decoded one by one: memory holds a single photograph, however many there are.
+    """
+    import torch
+
+    for start in range(0, len(files), _BATCH_IMAGES):
+        part = files[start : start + _BATCH_IMAGES]
+        prepared = (
+            classifier.processor(
+                images=[_fit_mode(_open_image(file, background), classifier.processor)],
+                return_tensors="pt",
+            )
+            for file in part
+        )
+        yield part, torch.cat([one["pixel_values"] for one in prepared])
+
+
+def find_inverted(pixel_values: Tensor, processor: Any) -> list[bool]:
+    """Which images are bright at their border, where the training images are dark on the whole.
+
+    The processor of a network trained from scratch keeps the mean of its training pixels; that of
+    a pretrained one keeps a mean too high to tell.
+    """
+    if not getattr(processor, "do_normalize", False):
+        return [False] * len(pixel_values)
+    mean, std = (
+        pixel_values.new_tensor(value).reshape(-1, 1, 1)
+        for value in (processor.image_mean, processor.image_std)
+    )
+    pixels = (pixel_values * std + mean).mean(1)
+    edges = (pixels[:, 0], pixels[:, -1], pixels[:, :, 0], pixels[:, :, -1])
+    border = sum(edge.mean(1) for edge in edges) / len(edges)
+    return [bool(is_so) for is_so in (border > _BRIGHT) & (mean.mean() < _DARK)]
+
+
+def _open_image(file: str, background: Background | None) -> Image:
+    from PIL import Image, ImageOps
+
+    from hf_finetune.data.image_files import lay_on
+
     try:
         with Image.open(file) as image:
             image.load()
-            return image
-    except FileNotFoundError as error:
-        raise DataError(f"{file}: there is no such file.") from error
+            if background is None:
+                return image
+            return lay_on(ImageOps.exif_transpose(image), background)
     except Exception as error:  # Pillow's readers raise whatever a broken file leads them to
         raise DataError(f"{file}: it can't be read as an image ({error}).") from error
+
+
+def _fit_mode(image: Image, processor: Any) -> Image:
+    """An image with the channels that transformers' processors expect; our own takes any."""
+    if hasattr(processor, "num_channels"):
+        return image
+    is_grey = isinstance(processor.image_mean, Sequence) and len(processor.image_mean) == 1
+    return image.convert("L" if is_grey else "RGB")
 
 
 def format_predictions(answers: Sequence[FileAnswer], style: str) -> str:
@@ -200,13 +271,24 @@ def format_predictions(answers: Sequence[FileAnswer], style: str) -> str:
         for answer in answers
         for rank, (label, probability) in enumerate(answer.classes, start=1)
     ]
-    header = ("file", "rank", "label", "probability")
-    if style == "csv":
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([header, *rows])
-        return text.getvalue().rstrip("\n")
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    return "\n".join(
-        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in (header, *rows)
+    return format_rows(("file", "rank", "label", "probability"), rows, style)
+
+
+def format_rows(header: Sequence[str], rows: Sequence[Sequence[str]], style: str) -> str:
+    """A table for people, or CSV (`style` csv)."""
+    if style != "csv":
+        return format_columns(header, rows, text_columns=len(header))
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    return text.getvalue().rstrip("\n")
+
+
+def describe_inverted(files: Sequence[str]) -> str | None:
+    """A line on the files that are dark on light where training was light on dark, if any."""
+    if not files:
+        return None
+    more = f" and {len(files) - 1:,} more" if len(files) > 1 else ""
+    return (
+        f"warning: dark on light, while the model was trained on light on dark: {files[0]}{more}. "
+        "Invert the picture."
     )

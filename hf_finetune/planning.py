@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from hf_finetune.assembly import Workbench
+from hf_finetune.data.inspection import describe_leaks
 from hf_finetune.engines.job import TrainingJob
+from hf_finetune.engines.optimization import parameter_groups
 from hf_finetune.engines.options import ScheduleOptions
 
 
@@ -22,14 +24,14 @@ def plan_run(bench: Workbench, job: TrainingJob, run: Path) -> dict[str, str]:
     plan = {
         "run": f"{run}  (seed {config.seed})",
         "data": _describe_data(bench),
-        "leaks": _describe_leaks(bench),
+        "leaks": describe_leaks(bench.data),
         "model": _describe_model(bench),
         "features": _describe_features(bench),
         "compute": _describe_compute(bench),
         "training": _describe_training(bench, job),
         "trackers": ", ".join(dict.fromkeys(("jsonl", *config.trackers))),
     }
-    for number, warning in enumerate(bench.data.warnings, start=1):
+    for number, warning in enumerate(bench.warnings, start=1):
         plan[f"warning {number}"] = warning
     return plan
 
@@ -42,27 +44,38 @@ def _describe_data(bench: Workbench) -> str:
     )
 
 
-def _describe_leaks(bench: Workbench) -> str:
-    shared = [warning for warning in bench.data.warnings if "shares" in warning]
-    if shared:
-        return f"{len(shared)} found, see the warnings"
-    columns = " or ".join(bench.data.group_columns)
-    return f"none: no {columns} lies in two splits" if columns else "not known: no group keys"
-
-
 def _describe_model(bench: Workbench) -> str:
-    parameters = list(bench.classifier.model.parameters())
-    total = sum(p.numel() for p in parameters)
-    trainable = sum(p.numel() for p in parameters if p.requires_grad)
+    classifier = bench.classifier
+    model, freezing = classifier.model, classifier.freezing
+    later = freezing.names if freezing is not None else frozenset()
+    total = sum(p.numel() for p in model.parameters())
+    trainable = sum(
+        p.numel() for name, p in model.named_parameters() if p.requires_grad and name not in later
+    )
     part = "all" if trainable == total else f"{trainable:,}"
-    return f"{bench.config.model.name}: {total:,} parameters, {part} trainable"
+    phrases = [f"{bench.config.model.name}: {total:,} parameters, {part} trainable"]
+    if freezing is not None and freezing.unfreeze_at_epoch is not None:
+        rest = sum(model.get_parameter(name).numel() for name in later)
+        due = freezing.unfreeze_at_epoch
+        phrases.append(f"{rest:,} more after {due} epoch{'s' * (due > 1)}")
+    if classifier.origin:
+        phrases.append(f"{type(model).__name__} from {classifier.origin}")
+    if getattr(model.config, "num_attention_heads", None) is not None:
+        phrases.append(f"{model.config._attn_implementation} attention")
+    return "; ".join(phrases)
 
 
 def _describe_features(bench: Workbench) -> str:
     augmentation = bench.config.features.augmentation
     active = augmentation.model_dump(exclude_defaults=True)
-    listed = ", ".join(f"{name} {value:g}" for name, value in active.items())
+    listed = ", ".join(f"{name} {_describe_value(value)}" for name, value in active.items())
     return f"augmentation of training images: {listed or 'none'}"
+
+
+def _describe_value(value: float | str | tuple[float, float]) -> str:
+    if isinstance(value, tuple):
+        return f"{value[0]:g} to {value[1]:g}"
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 def _describe_compute(bench: Workbench) -> str:
@@ -85,9 +98,22 @@ def _describe_training(bench: Workbench, job: TrainingJob) -> str:
     return (
         f"{train.engine}: {length.total_steps:,} steps of {effective} examples ({factors}), "
         f"{length.steps_per_epoch:,} an epoch; {train.optimizer.name} at "
-        f"{train.learning_rate:g}, {_describe_schedule(train.schedule)}; "
+        f"{_describe_rates(job)}, {_describe_schedule(train.schedule)}; "
         f"best by validation/{train.metric_for_best_model}"
     )
+
+
+def _describe_rates(job: TrainingJob) -> str:
+    """The highest learning rate, and those of the parts that have their own."""
+    train = job.train
+    groups = parameter_groups(job.model, train)
+    if "part" not in groups[0]:
+        return f"{train.learning_rate:g}"
+    rates = {group["part"]: group["lr"] for group in groups}
+    head = rates.pop("head", train.learning_rate)
+    lowest, highest = min(rates.values(), default=head), max(rates.values(), default=head)
+    backbone = f"{highest:.3g}" if lowest == highest else f"{lowest:.3g} to {highest:.3g} by layer"
+    return f"{backbone} (head {head:.3g})"
 
 
 def _describe_schedule(schedule: ScheduleOptions) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from pages import blocks, commands, copy_checkout
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -20,45 +20,18 @@ RUN_ELSEWHERE = {
 }
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-
-
-def commands() -> list[str]:
-    lines = [
-        line.split("  #")[0].split(" #")[0].strip()
-        for b in blocks("bash")
-        for line in b.splitlines()
-    ]
-    return [line for line in lines if line]
-
-
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """The files that git knows, with their times, beside the environment that runs the tests."""
-    if not (ROOT / ".git").exists():
-        pytest.skip("this is no git checkout")
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    for name in listed.stdout.splitlines():
-        if (ROOT / name).is_file():
-            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, tmp_path / name)
-    environment = Path(sys.prefix)
-    (tmp_path / ".venv").symlink_to(environment)
+    """The files that git knows, beside the environment that runs the tests."""
+    copy_checkout(tmp_path)
     return tmp_path
 
 
 def test_the_page_has_its_commands():
-    found = commands()
+    found = commands(PAGE)
     assert found[:2] == ["make finetune", "make test"]
     assert sum(command.startswith("hf-finetune ") for command in found) >= 10
-    assert len(blocks("python")) == len(blocks("yaml")) == 1
+    assert len(blocks(PAGE, "python")) == len(blocks(PAGE, "yaml")) == 1
 
 
 def test_the_map_of_the_house_is_true():
@@ -76,8 +49,8 @@ def test_links_and_pictures_are_there():
 
 @pytest.mark.slow
 def test_every_command_runs(checkout: Path):
-    (checkout / "my.yaml").write_text(blocks("yaml")[0], encoding="utf-8")
-    for command in commands():
+    (checkout / "my.yaml").write_text(blocks(PAGE, "yaml")[0], encoding="utf-8")
+    for command in commands(PAGE):
         if command in RUN_ELSEWHERE:
             continue
         script = f"set -e\n. .venv/bin/activate\n{command}\n"
@@ -91,7 +64,7 @@ def test_every_command_runs(checkout: Path):
             assert float(accuracy[1]) >= 96
         if command.startswith("hf-finetune verify-engines"):
             assert "agree bit for bit" in done.stdout
-    python = blocks("python")[0]
+    python = blocks(PAGE, "python")[0]
     done = subprocess.run(
         [sys.executable, "-c", python], cwd=checkout, capture_output=True, text=True, check=False
     )
@@ -101,7 +74,7 @@ def test_every_command_runs(checkout: Path):
 
 def test_the_mistake_shown_is_the_mistake_said(tmp_path: Path):
     (tmp_path / "my.yaml").write_text(
-        blocks("yaml")[0].replace("  learning_rate:", "  learning_rat:"), encoding="utf-8"
+        blocks(PAGE, "yaml")[0].replace("  learning_rate:", "  learning_rat:"), encoding="utf-8"
     )
     done = subprocess.run(
         [sys.executable, "-m", "hf_finetune.cli", "train", "--config", "my.yaml"],

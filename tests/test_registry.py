@@ -14,8 +14,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "hf_finetune"
 
 # Written out by hand: a listing that found nothing would agree with itself.
 EXPECTED = {
-    "data": {"corrupt_mnist", "mnist", "fashion_mnist", "cifar10"},
-    "models": {"cnn", "mlp"},
+    "data": {"corrupt_mnist", "mnist", "fashion_mnist", "cifar10", "image_folder"},
+    "models": {"auto_audio", "auto_image", "cnn", "mlp"},
     "losses": {"cross_entropy", "focal", "binary"},
     "engines": {"trainer", "loop"},
     "trackers": {"jsonl"},
@@ -71,5 +71,5 @@ def test_usual_spellings_are_understood(word: str, name: str):
 def test_an_unknown_kind_is_named_with_its_nearest():
     with pytest.raises(UserError, match=r"models: unknown name 'cnnn'. Did you mean 'cnn'"):
         kind("models", "cnnn")
-    with pytest.raises(UserError, match=r"Allowed: cnn, mlp"):
+    with pytest.raises(UserError, match=r"Allowed: auto_audio, auto_image, cnn, mlp"):
         kind("models", "transformer")

@@ -25,6 +25,15 @@ RENAMED = {
     "validation_split": "data.split.validation_fraction",
     "model_name": "model.name",
     "architecture": "model.name",
+    # Augmentation.
+    "hflip": "features.augmentation.horizontal_flip",
+    "vflip": "features.augmentation.vertical_flip",
+    "color_jitter": "its parts, such as features.augmentation.brightness_fraction",
+    "random_erasing": "features.augmentation.erase_probability",
+    "reprob": "features.augmentation.erase_probability",
+    "mixup_switch_prob": "features.augmentation.cutmix_fraction",
+    "auto_augment": "features.augmentation.policy: randaugment",
+    "aa": "features.augmentation.policy: randaugment",
     # Length of training and batches.
     "epochs": "train.num_train_epochs",
     "num_epochs": "train.num_train_epochs",

@@ -79,7 +79,11 @@ def mend(schema: dict[str, Any], value: Any) -> str:
             return f" Write {value.replace(',', '.')} without quotes."
     if types == {"string"} and isinstance(value, (bool, int, float)):
         return f" Put it in quotes: '{json.dumps(value)}'."
-    if "array" in types and not isinstance(value, (list, tuple, dict, type(None))):
+    if (
+        "array" in types
+        and "prefixItems" not in schema
+        and not isinstance(value, (list, tuple, dict, type(None)))
+    ):
         return f" Write a list: [{json.dumps(value) if not isinstance(value, str) else value}]."
     return ""
 

@@ -6,6 +6,8 @@ is a label byte and 3,072 bytes: a red, a green and a blue plane of 32 rows of 3
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -14,7 +16,8 @@ from hf_finetune.errors import DataError
 
 if TYPE_CHECKING:
     import datasets
-    import numpy as np
+
+    from hf_finetune.data.table_cache import Rows
 
 _FOLDER = "cifar-10-batches-bin"
 _FILES = {
@@ -46,7 +49,7 @@ def load(options: Options) -> datasets.DatasetDict:
     """
     from datasets import DatasetDict
 
-    from hf_finetune.data.tables import build_image_dataset
+    from hf_finetune.data.table_cache import load_table
 
     root = Path(options.root)
     if not root.is_dir():
@@ -55,13 +58,10 @@ def load(options: Options) -> datasets.DatasetDict:
     names = _read_names(folder)
     splits = {}
     for split, files in _FILES.items():
-        parts = [_read_records(folder / file, len(names)) for file in files]
-        ids = [
-            [f"{file}/{row}" for row in range(len(labels))]
-            for file, (_, labels) in zip(files, parts, strict=True)
-        ]
-        images, labels = zip(*parts, strict=True)
-        splits[split] = build_image_dataset(images, labels, names, {"id": ids})
+        paths = [folder / file for file in files]
+        num_bytes = sum(path.stat().st_size for path in paths if path.is_file())
+        read_blocks = partial(_read_files, paths, len(names))
+        splits[split] = load_table(read_blocks, names, paths, num_bytes)
     return DatasetDict(splits)
 
 
@@ -72,11 +72,17 @@ def _read_names(folder: Path) -> list[str]:
     return path.read_text(encoding="utf-8").split()
 
 
-def _read_records(path: Path, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 `[N, 32, 32, 3]` and labels int64 `[N]` of one file."""
+def _read_files(paths: list[Path], num_classes: int) -> Iterator[Rows]:
+    for path in paths:
+        yield _read_rows(path, num_classes)
+
+
+def _read_rows(path: Path, num_classes: int) -> Rows:
+    """The rows of one file; images uint8 `[N, 32, 32, 3]`."""
     import numpy as np
 
     from hf_finetune.data.array_files import check_labels, require_file
+    from hf_finetune.data.table_cache import Rows
 
     content = np.fromfile(require_file(path), np.uint8)
     if len(content) % _RECORD:
@@ -87,4 +93,5 @@ def _read_records(path: Path, num_classes: int) -> tuple[np.ndarray, np.ndarray]
     records = content.reshape(-1, _RECORD)
     labels = check_labels(path, records[:, 0], len(records), num_classes)
     planes = records[:, 1:].reshape(-1, _CHANNELS, _SIDE, _SIDE)
-    return np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), labels
+    ids = [f"{path.name}/{row}" for row in range(len(labels))]
+    return Rows(np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), labels, {"id": ids})

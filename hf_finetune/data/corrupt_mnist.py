@@ -7,7 +7,9 @@ Layouts: `train_images_<i>.pt` with `train_target_<i>.pt` (any number) and `test
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -16,7 +18,8 @@ from hf_finetune.errors import DataError
 
 if TYPE_CHECKING:
     import datasets
-    import numpy as np
+
+    from hf_finetune.data.table_cache import Rows
 
 LABEL_NAMES = tuple("0123456789")
 _TRAIN_FILE = {
@@ -51,38 +54,27 @@ def load(options: Options) -> datasets.DatasetDict:
     """
     from datasets import DatasetDict
 
-    from hf_finetune.data.tables import build_image_dataset
+    from hf_finetune.data.table_cache import LARGE_BYTES, load_table
 
     root = Path(options.root)
     layout = _find_layout(root, options.layout)
-    parts = {
-        split: [_read_part(root, name, layout) for name in names]
-        for split, names in _list_parts(root, layout).items()
-    }
-    _make_alike([part for members in parts.values() for part in members])
-    return DatasetDict(
-        {
-            split: build_image_dataset(
-                [part.images for part in members],
-                [part.labels for part in members],
-                LABEL_NAMES,
-                {
-                    "id": [[f"{m.name}/{row}" for row in range(len(m.labels))] for m in members],
-                    "file": [[m.name] * len(m.labels) for m in members],
-                },
-            )
-            for split, members in parts.items()
-        }
-    )
-
-
-@dataclass
-class _Part:
-    """One file of images with its labels: uint8 or float32 `[N, H, W]`, int64 `[N]`."""
-
-    name: str
-    images: np.ndarray
-    labels: np.ndarray
+    names = _list_parts(root, layout)
+    every = [name for members in names.values() for name in members]
+    num_bytes = sum(_size_as_levels(root / name) for name in every)
+    read: Callable[[str], Rows] = partial(_read_part, root, layout)
+    if num_bytes <= LARGE_BYTES:
+        read = cache(read)  # the rows of all files are held anyway: read each once
+    splits = {}
+    for split, members in names.items():
+        # Every file has a say in the type of the pixels; the split's own come first in its key.
+        sources = [*members, *(name for name in every if name not in members)]
+        splits[split] = load_table(
+            partial(_read_alike, read, members, every),
+            LABEL_NAMES,
+            [path for name in sources for path in _files_of(root, layout, name)],
+            num_bytes,
+        )
+    return DatasetDict(splits)
 
 
 def _find_layout(root: Path, wanted: str) -> str:
@@ -124,27 +116,55 @@ def _list_parts(root: Path, layout: str) -> dict[str, list[str]]:
     return {"train": [f"train_{i}.npz" for i in numbers], "test": ["test.npz"]}
 
 
-def _read_part(root: Path, name: str, layout: str) -> _Part:
+def _files_of(root: Path, layout: str, name: str) -> tuple[Path, ...]:
+    """The files of a part: its images, and its labels where they lie apart."""
+    if layout == "npz":
+        return (root / name,)
+    return root / name, root / name.replace("images", "target")
+
+
+def _size_as_levels(path: Path) -> int:
+    """About how many bytes a file's images are as uint8; they lie there as floats."""
+    size = path.stat().st_size if path.is_file() else 0
+    return size // (4 if path.suffix == ".pt" else 8)
+
+
+def _read_part(root: Path, layout: str, name: str) -> Rows:
     from hf_finetune.data.array_files import check_images, check_labels, read_npz, read_pt
+    from hf_finetune.data.table_cache import Rows
 
-    path = root / name
+    paths = _files_of(root, layout, name)
     if layout == "pt":
-        label_path = root / name.replace("images", "target")
-        images, labels = read_pt(path), read_pt(label_path)
+        images, labels = map(read_pt, paths)
     else:
-        label_path = path
-        images, labels = read_npz(path, ("images", "labels")).values()
-    images = check_images(path, images)
-    return _Part(name, images, check_labels(label_path, labels, len(images), len(LABEL_NAMES)))
+        images, labels = read_npz(paths[0], ("images", "labels")).values()
+    images = check_images(paths[0], images)
+    labels = check_labels(paths[-1], labels, len(images), len(LABEL_NAMES))
+    ids = [f"{name}/{row}" for row in range(len(labels))]
+    return Rows(images, labels, {"id": ids, "file": [name] * len(labels)})
 
 
-def _make_alike(parts: list[_Part]) -> None:
-    """Refuses unequal image sizes; where one file needs floats, all become floats."""
-    sizes = {part.images.shape[1:]: part.name for part in parts}
+def _kind_of_images(rows: Rows) -> tuple[tuple[int, ...], str]:
+    """Size and type; the rows themselves are let go."""
+    return rows.images.shape[1:], rows.images.dtype.name
+
+
+def _read_alike(
+    read: Callable[[str], Rows], names: Sequence[str], every: Sequence[str]
+) -> Iterator[Rows]:
+    """Parts by name; where one of `every` part needs floats, all are floats.
+
+    Raises:
+        DataError: The parts' images differ in size.
+    """
+    kinds = {name: _kind_of_images(read(name)) for name in every}
+    sizes = {size: name for name, (size, _) in kinds.items()}
     if len(sizes) > 1:
         listed = ", ".join(f"{name}: {h}x{w}" for (h, w), name in sizes.items())
         raise DataError(f"data.root: the images of the files differ in size ({listed}).")
-    if len({part.images.dtype for part in parts}) > 1:
-        for part in parts:
-            if part.images.dtype == "uint8":
-                part.images = part.images.astype("float32") / 255
+    mixed = len({dtype for _, dtype in kinds.values()}) > 1
+    for name in names:
+        rows = read(name)
+        if mixed and rows.images.dtype == "uint8":
+            rows = replace(rows, images=rows.images.astype("float32") / 255)
+        yield rows

@@ -7,16 +7,19 @@ uint8), a byte for the number of axes, then each axis as a big-endian 32-bit num
 from __future__ import annotations
 
 import gzip
+import math
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import IO, cast
 
 import numpy as np
 from datasets import DatasetDict
 
 from hf_finetune.data.array_files import check_labels, require_file
-from hf_finetune.data.tables import build_image_dataset
+from hf_finetune.data.table_cache import LARGE_BYTES, Rows, load_table
 from hf_finetune.errors import DataError
 
 _UINT8 = 8
@@ -43,15 +46,25 @@ def load_idx_folder(root: str, label_names: Sequence[str], how_to_get: str) -> D
         raise DataError(f"data.root: there is no folder {root!r}. {how_to_get}")
     splits = {}
     for split, prefix in _PREFIXES.items():
-        paths = [
+        images, labels = (
             _find(folder, f"{prefix}-{part}", how_to_get)
             for part in ("images-idx3-ubyte", "labels-idx1-ubyte")
-        ]
-        images, labels = read_idx(paths[0], axes=3), read_idx(paths[1], axes=1)
-        labels = check_labels(paths[1], labels, len(images), len(label_names))
-        ids = [f"{prefix}-images/{row}" for row in range(len(labels))]
-        splits[split] = build_image_dataset([images], [labels], label_names, {"id": [ids]})
+        )
+        read_blocks = partial(_read_rows, images, labels, f"{prefix}-images", len(label_names))
+        num_bytes = math.prod(read_shape(images, axes=3))
+        splits[split] = load_table(read_blocks, label_names, (images, labels), num_bytes)
     return DatasetDict(splits)
+
+
+def _read_rows(image_path: Path, label_path: Path, prefix: str, num_classes: int) -> Iterator[Rows]:
+    """Rows of a pair of files, block by block."""
+    count, *sides = read_shape(image_path, axes=3)
+    labels = check_labels(label_path, read_idx(label_path, axes=1), count, num_classes)
+    rows_a_block = max(1, LARGE_BYTES // math.prod(sides))
+    for number, images in enumerate(_read_blocks(image_path, (count, *sides), rows_a_block)):
+        start = number * rows_a_block
+        ids = [f"{prefix}/{row}" for row in range(start, start + len(images))]
+        yield Rows(images, labels[start : start + len(images)], {"id": ids})
 
 
 def _find(folder: Path, name: str, how_to_get: str) -> Path:
@@ -82,27 +95,71 @@ def read_idx(path: Path, axes: int) -> np.ndarray:
         DataError: The file is missing, no idx file, of another type or number of axes, corrupt,
             or of another length than its header says.
     """
-    require_file(path)
-    try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: the gzip file is corrupt ({error}). Copy it again.") from error
+    shape = read_shape(path, axes)
+    (array,) = _read_blocks(path, shape, shape[0])
+    return array
+
+
+def read_shape(path: Path, axes: int) -> tuple[int, ...]:
+    """The shape that an idx file's header promises.
+
+    Raises:
+        DataError: As for `read_idx`; the length is not looked at.
+    """
+    with _open(require_file(path)) as file:
+        header = _read(path, file, 4 + 4 * axes)
     expected = bytes([0, 0, _UINT8, axes])
-    if content[:4] != expected:
+    if header[:4] != expected:
         raise DataError(
-            f"{path}: it begins with {content[:4].hex(' ')}, which is no idx file of bytes on "
+            f"{path}: it begins with {header[:4].hex(' ')}, which is no idx file of bytes on "
             f"{axes} axes ({expected.hex(' ')}). Copy the right file."
         )
-    header = 4 + 4 * axes
-    if len(content) < header:
+    if len(header) < 4 + 4 * axes:
         raise DataError(f"{path}: it ends within its header. Copy it again.")
-    shape = struct.unpack(f">{axes}I", content[4:header])
-    count = int(np.prod(shape, dtype=np.int64))
-    if len(content) - header != count:
-        raise DataError(
-            f"{path}: its header promises {count:,} bytes, but {len(content) - header:,} follow. "
-            "Copy it again."
-        )
-    if count == 0:
+    shape = struct.unpack(f">{axes}I", header[4:])
+    if 0 in shape:
         raise DataError(f"{path}: it holds no rows.")
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+    return shape
+
+
+def _read_blocks(path: Path, shape: tuple[int, ...], rows_a_block: int) -> Iterator[np.ndarray]:
+    """The rows of an idx file, so many at a time; uint8 `[rows, …]`."""
+    row_bytes = math.prod(shape[1:])
+    missing = shape[0] * row_bytes
+    with _open(path) as file:
+        _read(path, file, 4 + 4 * len(shape))
+        while missing:
+            wanted = min(missing, rows_a_block * row_bytes)
+            content = _read(path, file, wanted)
+            missing -= len(content)
+            if len(content) < wanted:
+                raise _of_another_length(path, shape, -missing)
+            yield np.frombuffer(content, np.uint8).reshape(-1, *shape[1:])
+        surplus = 0
+        while content := _read(path, file, 2**20):
+            surplus += len(content)
+    if surplus:
+        raise _of_another_length(path, shape, surplus)
+
+
+def _open(path: Path) -> IO[bytes]:
+    return cast("IO[bytes]", gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
+
+
+def _read(path: Path, file: IO[bytes], count: int) -> bytearray:
+    """So many bytes; fewer at the end. Takes no more memory than the file fills."""
+    content = bytearray()
+    try:
+        while piece := file.read(min(count - len(content), 2**20)):
+            content += piece
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: the gzip file is corrupt ({error}). Copy it again.") from error
+    return content
+
+
+def _of_another_length(path: Path, shape: tuple[int, ...], surplus: int) -> DataError:
+    promised = math.prod(shape)
+    return DataError(
+        f"{path}: its header promises {promised:,} bytes, but {promised + surplus:,} follow. "
+        "Copy it again."
+    )

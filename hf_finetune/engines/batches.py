@@ -15,8 +15,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from hf_finetune.data.tables import RowReader
+from hf_finetune.engines.length_batches import LengthBatches
 
 Key = tuple[int, int]
+Partners = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 class KeyedSampler(Sampler[Key]):
@@ -57,20 +59,30 @@ class BatchView(Dataset[dict[str, Any]]):
     """A split as a source of ready raw batches.
 
     Args:
-        split: A plain Dataset with the columns `image` and `label`.
+        split: A plain Dataset with the columns `image` or `audio`, and `label`.
+        partners: Where examples are mixed: chooses which of some (epochs, indices), and the row
+            that goes into each. The batch then has these rows at its end.
     """
 
-    def __init__(self, split: datasets.Dataset) -> None:
-        self._reader = RowReader(split, ["image", "label"])
+    def __init__(self, split: datasets.Dataset, partners: Partners | None = None) -> None:
+        content = "audio" if "audio" in split.column_names else "image"
+        self._reader = RowReader(split, [content, "label"])
+        self._partners = partners
 
     def __len__(self) -> int:
         return len(self._reader)
 
     def __getitems__(self, keys: Sequence[Key]) -> dict[str, Any]:
         """The raw batch of some keys; see `hf_finetune.features` for its columns."""
-        key_array = np.asarray(keys, dtype=np.int64)
-        batch: dict[str, Any] = self._reader.read(key_array[:, 1])
-        return {**batch, "epoch": key_array[:, 0], "index": key_array[:, 1]}
+        epochs, indices = np.asarray(keys, dtype=np.int64).T
+        mixing = {}
+        if self._partners is not None:
+            mixed_into, rows = self._partners(epochs, indices)
+            mixing = {"mixed_into": mixed_into}
+            epochs = np.concatenate([epochs, epochs[mixed_into]])
+            indices = np.concatenate([indices, rows])
+        batch: dict[str, Any] = self._reader.read(indices)
+        return {**batch, "epoch": epochs, "index": indices, **mixing}
 
     def __getitem__(self, key: Key) -> dict[str, Any]:
         """The raw batch of a single key."""
@@ -85,17 +97,22 @@ def make_loader(
     seed: int,
     shuffle: bool,
     num_workers: int = 0,
+    partners: Partners | None = None,
+    batches: LengthBatches | None = None,
 ) -> DataLoader[dict[str, torch.Tensor]]:
     """A loader of model batches over a split.
+
+    With `batches` these say which rows go together, instead of `batch_size` and `shuffle`.
 
     It owns its random generator: a loader without one draws from torch's global generator each
     time it is iterated, which would change the dropout that follows.
     """
-    sampler = KeyedSampler(len(split), seed, shuffle)
+    order: dict[str, Any] = {"batch_sampler": batches}
+    if batches is None:
+        order = {"batch_size": batch_size, "sampler": KeyedSampler(len(split), seed, shuffle)}
     return DataLoader(
-        BatchView(split),
-        batch_size=batch_size,
-        sampler=sampler,
+        BatchView(split, partners),
+        **order,
         collate_fn=cast("Any", collator),  # BatchView answers with a batch, not a list
         num_workers=num_workers,
         generator=torch.Generator().manual_seed(seed),
@@ -105,7 +122,8 @@ def make_loader(
 
 def start_epoch(loader: DataLoader[Any], epoch: int) -> None:
     """Tells a loader made by `make_loader` which epoch comes next."""
-    sampler = loader.sampler
-    if not isinstance(sampler, KeyedSampler):
-        raise TypeError("the loader was not made by make_loader")
-    sampler.start_epoch(epoch)
+    for order in (loader.sampler, loader.batch_sampler):
+        if isinstance(order, KeyedSampler | LengthBatches):
+            order.start_epoch(epoch)
+            return
+    raise TypeError("the loader was not made by make_loader")

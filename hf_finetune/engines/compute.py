@@ -49,9 +49,13 @@ class Compute:
         """Plain values for the run's record."""
         return asdict(self)
 
-    def make_accelerator(self) -> Accelerator:
-        """A fresh accelerate door to this device at this precision."""
-        from accelerate import Accelerator
+    def make_accelerator(self, may_skip_parameters: bool = False) -> Accelerator:
+        """A fresh accelerate door to this device at this precision.
+
+        Args:
+            may_skip_parameters: See `TrainingJob.may_skip_parameters`.
+        """
+        from accelerate import Accelerator, DistributedDataParallelKwargs
         from accelerate.state import AcceleratorState
 
         # The state is shared by the whole process and refuses a second precision: start it anew.
@@ -60,6 +64,9 @@ class Compute:
             mixed_precision=_mixed_precision(self.precision),
             cpu=self.device == "cpu",
             step_scheduler_with_optimizer=False,
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(find_unused_parameters=may_skip_parameters)
+            ],
         )
 
 

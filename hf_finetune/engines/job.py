@@ -16,6 +16,7 @@ from hf_finetune.engines.compute import Compute
 from hf_finetune.engines.optimization import Length
 from hf_finetune.engines.options import TrainOptions
 from hf_finetune.losses import Loss
+from hf_finetune.models.freezing import Freezing
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -59,6 +60,7 @@ class TrainingJob:
         checkpoints: Folder for checkpoints; None writes none (and so knows no best model).
         resume_from: Checkpoint to go on from.
         stop_after: Stop after this many steps, with the schedule of the whole run.
+        freezing: What of the model is not trained, or not from the start.
     """
 
     train: TrainOptions
@@ -75,6 +77,19 @@ class TrainingJob:
     checkpoints: Path | None = None
     resume_from: Path | None = None
     stop_after: int | None = None
+    freezing: Freezing | None = None
+
+    @property
+    def may_skip_parameters(self) -> bool:
+        """Whether a step can leave trainable parameters without a gradient.
+
+        Several processes that train together must know: a part that thaws later, or layers that
+        are left out at random.
+        """
+        config = getattr(self.model, "config", None)
+        drops_layers = any(getattr(config, name, 0) for name in ("layerdrop", "encoder_layerdrop"))
+        thaws = self.freezing is not None and self.freezing.unfreeze_at_epoch is not None
+        return drops_layers or thaws
 
     def with_listeners(self, listeners: tuple[Listener, ...]) -> TrainingJob:
         """The same job, heard by others."""

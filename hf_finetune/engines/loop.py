@@ -15,6 +15,7 @@ from accelerate.data_loader import skip_first_batches
 
 from hf_finetune.engines.batches import start_epoch
 from hf_finetune.engines.job import TrainingJob
+from hf_finetune.engines.optimization import learning_rates
 from hf_finetune.engines.progress import Progress
 from hf_finetune.engines.step import Batch, TrainingStep
 
@@ -25,7 +26,7 @@ def fit(job: TrainingJob) -> Progress:
     Raises:
         TrainingError: The loss stops being a number, or the checkpoint doesn't fit.
     """
-    accelerator = job.compute.make_accelerator()
+    accelerator = job.compute.make_accelerator(job.may_skip_parameters)
     progress = Progress(job, accelerator)
     steps_taken = progress.start()  # 0, or where the checkpoint stood
 
@@ -53,12 +54,12 @@ def fit(job: TrainingJob) -> Progress:
                     loss = step.micro_batch_loss(model, batch)  # forward
                     accelerator.backward(loss)  # gradients add up in parameter.grad
             grad_norm = accelerator.clip_grad_norm_(model.parameters(), max_norm)
-            learning_rate = optimizer.param_groups[0]["lr"]
+            rates = learning_rates(optimizer)
             optimizer.step()
             if not accelerator.optimizer_step_was_skipped:  # fp16 skips a step that overflowed
                 schedule.step()
             optimizer.zero_grad()
-            progress.step_end(*step.end(), grad_norm, learning_rate)
+            progress.step_end(*step.end(), grad_norm, rates)
             if progress.should_stop:
                 break
         progress.epoch_end()  # evaluate, choose the best, write a checkpoint

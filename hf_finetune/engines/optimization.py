@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLR
 
 from hf_finetune.engines import options as sections
 from hf_finetune.errors import UserError
-from hf_finetune.models.parameter_groups import decay_groups
+from hf_finetune.models.parameter_groups import decay_groups, rate_groups
 from hf_finetune.registry import nearest
 
 OWN_OPTIMIZERS = ("adamw", "adam", "sgd")
@@ -41,7 +41,7 @@ def build_optimizer(model: nn.Module, train: sections.TrainOptions) -> torch.opt
         UserError: The name is neither one of ours nor one of Trainer's.
     """
     options, learning_rate = train.optimizer, train.learning_rate
-    groups = decay_groups(model, options.weight_decay)
+    groups = parameter_groups(model, train)
     if options.name == "sgd":
         return torch.optim.SGD(
             groups,
@@ -56,6 +56,38 @@ def build_optimizer(model: nn.Module, train: sections.TrainOptions) -> torch.opt
     kind, arguments = _find_in_trainer(model, train)
     optimizer: torch.optim.Optimizer = kind(groups, **arguments)
     return optimizer
+
+
+def parameter_groups(model: nn.Module, train: sections.TrainOptions) -> list[dict[str, Any]]:
+    """The optimiser's groups: with rates of their own only where the configuration asks for them.
+
+    Raises:
+        ModelError: The rates ask for a head or layers that the model doesn't have.
+    """
+    weight_decay = train.optimizer.weight_decay
+    if train.head_learning_rate is None and train.layer_decay is None:
+        return decay_groups(model, weight_decay)
+    rate = train.learning_rate
+    return rate_groups(
+        model, weight_decay, rate, train.head_learning_rate or rate, train.layer_decay or 1.0
+    )
+
+
+def learning_rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """The rates in force, as the history names them.
+
+    `train/learning_rate`; where groups have their own, that is the backbone's highest, and
+    `train/head_learning_rate` and `train/lowest_learning_rate` stand beside it.
+    """
+    groups = optimizer.param_groups
+    if "part" not in groups[0]:
+        return {"train/learning_rate": float(groups[0]["lr"])}
+    head = [float(group["lr"]) for group in groups if group["part"] == "head"]
+    backbone = [float(group["lr"]) for group in groups if group["part"] != "head"] or head
+    rates = {"train/learning_rate": max(backbone), "train/head_learning_rate": max(head, default=0)}
+    if min(backbone) < max(backbone):
+        rates["train/lowest_learning_rate"] = min(backbone)
+    return rates
 
 
 def _find_in_trainer(model: nn.Module, train: sections.TrainOptions) -> tuple[Any, dict[str, Any]]:
@@ -157,11 +189,14 @@ def build_schedule(
     """The schedule, to be ticked once an optimiser step, whatever the unit of its settings."""
     options = train.schedule
     if isinstance(options, sections.OneCycleSchedule):
+        rise_ratio = options.rise_ratio
+        if rise_ratio * length.total_steps == 1.0:  # torch divides by rising steps - 1
+            rise_ratio = math.nextafter(rise_ratio, 1.0)
         return OneCycleLR(
             optimizer,
-            max_lr=train.learning_rate,
+            max_lr=[group["lr"] for group in optimizer.param_groups],
             total_steps=length.total_steps,
-            pct_start=options.rise_ratio,
+            pct_start=rise_ratio,
             div_factor=options.start_divisor,
             final_div_factor=options.end_divisor,
             cycle_momentum=options.cycle_momentum,

@@ -177,6 +177,11 @@ class TrainOptions(Section):
     """Micro-batches of one optimiser step."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     """The highest that the schedule reaches."""
+    head_learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """The same for the head, which is new where the rest is pretrained; by default no other."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Multiply the learning rate by this for each layer further from the head; the schedule scales
+    every layer's alike."""
     optimizer: OptimizerOptions = OptimizerOptions()
     """Which optimiser, and its settings."""
     schedule: ScheduleOptions = ConstantSchedule()

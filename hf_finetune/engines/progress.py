@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +85,7 @@ class Progress:
             self.should_stop = saved["should_stop"]
             # The evaluation that the checkpoint belongs to is logged after it: say it now.
             self._log(saved["evaluation"])
+        self._tell_epoch()
         self._started = time.perf_counter()
         return self.step
 
@@ -111,7 +113,7 @@ class Progress:
         weight: Tensor,
         examples: int,
         grad_norm: Tensor | float | None,
-        learning_rate: float,
+        learning_rates: Mapping[str, float],
     ) -> None:
         """Takes note of one optimiser step.
 
@@ -120,7 +122,7 @@ class Progress:
             weight: Sum of the example weights.
             examples: Rows of the step's whole batch.
             grad_norm: The gradient's norm before clipping.
-            learning_rate: The one that the step was taken with.
+            learning_rates: Those that the step was taken with, as the history names them.
         """
         self.step += 1
         self._loss_sum = self._loss_sum + loss_sum
@@ -137,9 +139,15 @@ class Progress:
         self.should_stop = self.should_stop or is_last
         is_epoch_end = self.step % length.steps_per_epoch == 0
         if self.step % train.logging_steps == 0 or is_epoch_end or is_last:
-            self._log_training(grad_norm, learning_rate)
+            self._log_training(grad_norm, learning_rates)
         if train.eval_steps is not None and self.step % train.eval_steps == 0:
             self._evaluate()
+        self._tell_epoch()
+
+    def _tell_epoch(self) -> None:
+        """Lets a frozen part thaw when its epoch begins, after a resume too."""
+        if self.job.freezing is not None:
+            self.job.freezing.epoch = self.step // self.job.length.steps_per_epoch
 
     def epoch_end(self) -> None:
         """Evaluates where an epoch's end asks for it."""
@@ -157,7 +165,9 @@ class Progress:
             return None
         return self.job.checkpoints / f"best-{self.best_step}" / WEIGHTS
 
-    def _log_training(self, grad_norm: Tensor | float | None, learning_rate: float) -> None:
+    def _log_training(
+        self, grad_norm: Tensor | float | None, learning_rates: Mapping[str, float]
+    ) -> None:
         loss = float(self._loss_sum / self._weight_sum)
         now = time.perf_counter()
         seconds, self._started = now - self._started, now
@@ -171,7 +181,7 @@ class Progress:
             "step": self.step,
             "epoch": self._epoch(),
             "train/loss": loss,
-            "train/learning_rate": learning_rate,
+            **learning_rates,
             "train/examples_per_second": self._examples / max(seconds, 1e-9),
         }
         if grad_norm is not None:

@@ -4,6 +4,7 @@
 | --- | --- |
 | batch | `gradient_accumulation_steps` micro-batches on each process; fewer at an epoch's tail |
 | loss | sum of weighted example losses / sum of example weights, both over the whole batch of all micro-batches and processes; never a mean of means |
+| mixed examples | loss `r loss(labels) + (1 - r) loss(mixed_labels)` with `r` the batch's `mix_ratio`, and the weight likewise: the loss of the mixed label, whatever the loss |
 | gradient | of that loss; clipped once a step, after the last micro-batch, by its norm over all parameters |
 | order | loss and backward of each micro-batch, clip, optimiser, schedule, zero_grad, count the step |
 | schedule | one tick an optimiser step, whatever its unit; reduce_on_plateau also hears each evaluation |
@@ -16,7 +17,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -28,12 +30,29 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 Batch = Mapping[str, Tensor]
-_NOT_FOR_THE_MODEL = {"labels", "index"}
+_NOT_FOR_THE_MODEL = {"labels", "index", "mixed_labels", "mix_ratio", "example"}
 
 
 def model_inputs(batch: Batch) -> dict[str, Tensor]:
     """What of a batch the model takes; the loss is the toolkit's own, so no labels."""
     return {name: value for name, value in batch.items() if name not in _NOT_FOR_THE_MODEL}
+
+
+def of_labels(function: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
+    """What a function says of a batch's labels, mixed as they are.
+
+    Args:
+        function: From labels int64 `[B]` to float32 `[B]`.
+        batch: With `labels`, and where examples are mixed `mixed_labels` and `mix_ratio`.
+
+    Returns:
+        float32 `[B]`.
+    """
+    values = function(batch["labels"])
+    if "mix_ratio" not in batch:
+        return values
+    ratio = batch["mix_ratio"]
+    return ratio * values + (1 - ratio) * function(batch["mixed_labels"])
 
 
 class TrainingStep:
@@ -53,7 +72,7 @@ class TrainingStep:
 
     def begin(self, batches: Sequence[Batch]) -> None:
         """Starts a step: sums the example weights of all its micro-batches on all processes."""
-        weights = torch.stack([self._loss.weights(batch["labels"]).sum() for batch in batches])
+        weights = torch.stack([of_labels(self._loss.weights, batch).sum() for batch in batches])
         self.total_weight = self._sum_over_processes(weights.sum())
         self.loss_sum = torch.zeros_like(self.total_weight)
         self._num_rows = sum(len(batch["labels"]) for batch in batches)
@@ -65,7 +84,7 @@ class TrainingStep:
         hence the factor.
         """
         logits = model(**model_inputs(batch)).logits
-        loss_sum: Tensor = self._loss(logits, batch["labels"]).sum()
+        loss_sum = of_labels(partial(self._loss, logits), batch).sum()
         self.loss_sum = self.loss_sum + loss_sum.detach()
         processes: int = self._accelerator.num_processes
         return loss_sum / self.total_weight * processes

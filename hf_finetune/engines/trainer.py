@@ -14,6 +14,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from hf_finetune.engines.batches import start_epoch
 from hf_finetune.engines.job import TrainingJob
+from hf_finetune.engines.optimization import learning_rates
 from hf_finetune.engines.progress import Progress
 from hf_finetune.engines.step import Batch, TrainingStep
 
@@ -107,7 +108,7 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, trainer: StepTrainer) -> None:
         self.trainer = trainer
-        self.learning_rate = 0.0
+        self.learning_rates: dict[str, float] = {}
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -119,15 +120,15 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Notes the learning rate that the step is taken with."""
-        self.learning_rate = self.trainer.job.optimizer.param_groups[0]["lr"]
+        """Notes the learning rates that the step is taken with."""
+        self.learning_rates = learning_rates(self.trainer.job.optimizer)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Reports the step."""
         trainer, progress = self.trainer, self.trainer.progress
-        progress.step_end(*trainer.step.end(), trainer.grad_norm, self.learning_rate)
+        progress.step_end(*trainer.step.end(), trainer.grad_norm, self.learning_rates)
         control.should_training_stop |= progress.should_stop
 
     def on_epoch_end(
@@ -152,6 +153,7 @@ def _training_arguments(job: TrainingJob, folder: str) -> TrainingArguments:
         bf16=compute.precision == "bf16",
         fp16=compute.precision == "fp16",
         use_cpu=compute.device == "cpu",
+        ddp_find_unused_parameters=job.may_skip_parameters,
         eval_strategy="no",
         save_strategy="no",
         logging_strategy="no",

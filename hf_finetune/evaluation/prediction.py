@@ -67,6 +67,26 @@ class Predictor:
         """Row numbers int64 `[B]` and logits float32 `[B, classes]` of each batch."""
         with torch.inference_mode(), accelerator.autocast():
             for batch in loader:
-                rows = model(**model_inputs(batch)).logits.float()
-                index, rows = accelerator.gather((batch["index"], rows))
-                yield index.cpu().numpy(), rows.cpu().numpy()
+                rows, index = model(**model_inputs(batch)).logits.float(), batch["index"]
+                if "example" in batch:
+                    rows = average_windows(rows, batch["example"], len(index))
+                # Batches by length may have fewer rows on one process than on another.
+                index = accelerator.pad_across_processes(index, pad_index=-1)
+                rows = accelerator.pad_across_processes(rows)
+                index, rows = accelerator.gather((index, rows))
+                yield index[index >= 0].cpu().numpy(), rows[index >= 0].cpu().numpy()
+
+
+def average_windows(logits: torch.Tensor, example: torch.Tensor, num_rows: int) -> torch.Tensor:
+    """One row of logits for each example, of those that were evaluated in several windows.
+
+    Args:
+        logits: float `[W, classes]`, one row a window.
+        example: int64 `[W]`, the example (0 … num_rows - 1) that each window is of; each has one.
+        num_rows: Examples.
+
+    Returns:
+        float `[num_rows, classes]`, the mean over each example's windows.
+    """
+    sums = logits.new_zeros(num_rows, logits.shape[1]).index_add_(0, example, logits)
+    return sums / torch.bincount(example, minlength=num_rows)[:, None]

@@ -1,7 +1,22 @@
-"""Random rotation, shift and scale of training images, in one resampling.
+"""The augmentation of training images: every stage, in its order.
 
-Called by the image collator, in training only, before anything is resized. What happens to an
-example follows from (seed, epoch, index), so that a resumed run sees what an unbroken one saw.
+Called by the image collator, in training only, before anything is resized; the last stage, mixing,
+by the collator itself, since it takes images that are ready for the model.
+
+| | stage | settings | file |
+| --- | --- | --- | --- |
+| 1 | pad, and crop whole pixels | `pad_crop_…` | geometry |
+| 2 | crop, rotate, scale, then shift: one resampling | `crop_…`, `rotation_…`, … | geometry |
+| 3 | mirror | `…_flip` | geometry |
+| 4 | the policy's changes, in an order of their own | `policy…` | policies |
+| 5 | brightness, contrast, saturation, hue | `brightness_…`, … | color |
+| 6 | erase a rectangle | `erase_…` | erasing |
+| 7 | mix with another, which went through 1 to 6 by its own key | `mix…`, `cutmix_…` | mixing |
+
+What happens to an example follows from (seed, epoch, index): a resumed run sees what an unbroken
+one saw, and no image depends on its batch. Each random number has a name and a number of its own
+(`draws.Draw`), so that switching one stage on leaves what the others do as it was. Images of 8 bits
+stay whole levels, as they are in evaluation, up to the mixing.
 """
 
 from __future__ import annotations
@@ -10,13 +25,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import affine_grid, grid_sample
 
-from hf_finetune.features import AugmentationOptions
-from hf_finetune.features.keyed_random import uniform
+from hf_finetune.features.augmentation_options import AugmentationOptions
+from hf_finetune.features.color import jitter_color
+from hf_finetune.features.draws import Keys
+from hf_finetune.features.erasing import erase
+from hf_finetune.features.geometry import flip, move, pad_and_crop
+from hf_finetune.features.policies import apply_policy
 
-# Each setting has its own draw: turning one on leaves what the others do as it was.
-_ROTATION, _SHIFT_X, _SHIFT_Y, _SCALE = range(4)
+# Large images go through in blocks that stay in the cache: fresh memory costs more than the work.
+_BLOCK_PIXELS = 2**20
+_TONES = (
+    "policy",
+    "brightness_fraction",
+    "contrast_fraction",
+    "saturation_fraction",
+    "hue_degrees",
+)
 
 
 def changes_images(options: AugmentationOptions) -> bool:
@@ -30,55 +55,56 @@ def augment(
     seed: int,
     epochs: NDArray[np.int64],
     indices: NDArray[np.int64],
+    *,
+    whole_levels: bool = False,
 ) -> Tensor:
-    """Rotates, scales and then shifts each image about its centre; what comes in is black.
+    """Stages 1 to 6.
 
     Args:
-        images: float32 `[B, C, H, W]`.
-        options: How far each change may go.
+        images: float32 `[B, C, H, W]`, C 1 or 3; 0…255 with `whole_levels` and else 0…1.
+        options: What to do, and how far.
         seed: The run's seed.
         epochs: int64 `[B]`.
         indices: int64 `[B]`, rows in the split.
+        whole_levels: Whether pixels are whole levels, and are to stay so.
 
     Returns:
-        float32 `[B, C, H, W]`, bilinear between the pixels. An example's result does not depend
-        on the rest of the batch.
+        float32 `[B, C, H, W]` on the same scale. An example's result does not depend on the rest
+        of the batch.
+
+    Raises:
+        DataError: Images are too small for `pad_crop_pixels`.
     """
+    keys = Keys(seed, epochs, indices)
+    size = max(1, _BLOCK_PIXELS // images[0].numel())
+    if len(images) <= size:
+        return _augment_block(images, options, keys, whole_levels)
+    result = torch.empty(images.shape)
+    for start in range(0, len(images), size):
+        rows = slice(start, start + size)
+        result[rows] = _augment_block(images[rows], options, keys.take(rows), whole_levels)
+    return result
 
-    def draw(which: int) -> NDArray[np.float64]:
-        return 2 * uniform(seed, epochs, indices, which) - 1
 
-    angles = np.deg2rad(options.rotation_degrees) * draw(_ROTATION)
-    scales = options.scale_ratio ** draw(_SCALE)
-    shifts = options.shift_fraction * np.stack([draw(_SHIFT_X), draw(_SHIFT_Y)], axis=1)
-    return transform(images, angles, scales, shifts)
-
-
-def transform(
-    images: Tensor,
-    angles: NDArray[np.float64],
-    scales: NDArray[np.float64],
-    shifts: NDArray[np.float64],
+def _augment_block(
+    images: Tensor, options: AugmentationOptions, keys: Keys, whole_levels: bool
 ) -> Tensor:
-    """Rotates, scales and then shifts each image about its centre.
+    images = pad_and_crop(images, options, keys)
+    images = move(images, options, keys)
+    images = images.round() if whole_levels else images
+    images = flip(images, options, keys)
+    images = _change_tones(images, options, keys, whole_levels)
+    return erase(images, options, keys, whole_levels=whole_levels)
 
-    Args:
-        images: float32 `[B, C, H, W]`.
-        angles: float64 `[B]`, radians; above 0 turns counter-clockwise.
-        scales: float64 `[B]`; above 1 enlarges.
-        shifts: float64 `[B, 2]`, (x, y) as parts of the image's width and height; above 0 moves
-            right and down.
 
-    Returns:
-        float32 `[B, C, H, W]`; bilinear between the pixels, 0 outside the image.
-    """
-    height, width = images.shape[-2:]
-    # The grid asks where each pixel comes from, so this is the inverse: shift back, then turn and
-    # scale back. It counts from -1 to 1 on both axes; turning needs both in the same unit.
-    cos, sin = np.cos(angles) / scales, np.sin(angles) / scales
-    linear = np.array([[cos, -sin * height / width], [sin * width / height, cos]])
-    linear = linear.transpose(2, 0, 1)
-    offsets = -linear @ (2 * shifts[:, :, None])
-    matrices = torch.from_numpy(np.concatenate([linear, offsets], axis=2).astype(np.float32))
-    grid = affine_grid(matrices, list(images.shape), align_corners=False)
-    return grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+def _change_tones(
+    images: Tensor, options: AugmentationOptions, keys: Keys, whole_levels: bool
+) -> Tensor:
+    """Stages 4 and 5, which count in levels of 0…255."""
+    off = AugmentationOptions()
+    if all(getattr(options, name) == getattr(off, name) for name in _TONES):
+        return images
+    levels = images if whole_levels else images * 255
+    levels = apply_policy(levels, options, keys)
+    levels = jitter_color(levels, options, keys)
+    return levels.round() if whole_levels else levels / 255

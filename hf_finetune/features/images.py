@@ -18,9 +18,13 @@ from PIL.Image import Resampling
 from torch import Tensor
 from torch.nn.functional import pad
 
+from hf_finetune.data.image_files import read_images
 from hf_finetune.errors import DataError, ModelError
 from hf_finetune.features import AugmentationOptions, FeatureOptions
 from hf_finetune.features.augmentation import augment, changes_images
+from hf_finetune.features.color import to_grey
+from hf_finetune.features.draws import Keys
+from hf_finetune.features.mixing import mix
 from hf_finetune.features.resizing import FILTERS, resize
 
 _MOST_LEVELS_APART = 2.0  # torchvision's resize and Pillow's differ by about one level
@@ -105,10 +109,23 @@ class ImageCollator:
         for raw_name, name in (("label", "labels"), ("index", "index")):
             if raw_name in raw_batch:
                 batch[name] = _as_tensor(raw_batch[raw_name]).to(torch.int64)
-        return batch
+        return self._mix(batch, raw_batch) if "mixed_into" in raw_batch else batch
+
+    def _mix(self, batch: dict[str, Tensor], raw_batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Mixes the rows at the batch's end into those before them."""
+        if self.augmentation is None:
+            raise ValueError("a batch to mix came to a collator that doesn't augment")
+        mixed_into = np.asarray(raw_batch["mixed_into"])
+        examples = np.arange(len(batch["labels"]) - len(mixed_into))
+        epochs, indices = (np.asarray(raw_batch[name])[examples] for name in ("epoch", "index"))
+        keys = Keys(self.seed, epochs, indices)
+        mixed = mix(batch["pixel_values"], batch["labels"], mixed_into, self.augmentation, keys)
+        return {**mixed, "index": batch["index"][: len(examples)]}
 
     def _pixel_values(self, raw_batch: dict[str, Any]) -> Tensor:
         images = raw_batch["image"]
+        if isinstance(images, list) and isinstance(images[0], dict):
+            images = read_images(images, torch.get_num_threads())
         if not isinstance(images, list | tuple):
             images = _as_tensor(images)
             if not _is_image(images[0]):
@@ -151,11 +168,9 @@ class ImageCollator:
         whole_levels = images.dtype == torch.uint8
         pixels = _as_pixels(images)
         if self.settings.num_channels == 1:
-            pixels = _as_grey(pixels, whole_levels)
+            pixels = to_grey(pixels, whole_levels)
         if self.augmentation is not None and keys is not None:
-            pixels = augment(pixels, self.augmentation, self.seed, *keys)
-            if whole_levels:  # an 8-bit image stays one, as in evaluation
-                pixels = pixels.round_()
+            pixels = augment(pixels, self.augmentation, self.seed, *keys, whole_levels=whole_levels)
         return _finish(pixels, whole_levels, self.settings)
 
 
@@ -170,23 +185,6 @@ def _as_pixels(images: Tensor) -> Tensor:
     """Images `[B, H, W]` or `[B, H, W, C]` to float32 `[B, C, H, W]` in memory of its own."""
     images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
     return images.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
-
-
-def _as_grey(pixels: Tensor, whole_levels: bool) -> Tensor:
-    """Pixels `[B, C, H, W]` to one channel, whole levels as Pillow's `convert("L")`.
-
-    Source:
-        ITU-R Recommendation BT.601, luma; Pillow, src/libImaging/Convert.c.
-    """
-    if pixels.shape[1] == 1:
-        return pixels
-    red, green, blue = pixels.unbind(1)
-    if whole_levels:
-        # Parts of 2^16; every sum here is a whole number that float32 can hold.
-        grey = (19595 * red + 38470 * green + 7471 * blue).add_(2**15).div_(2**16).floor_()
-    else:
-        grey = 0.299 * red + 0.587 * green + 0.114 * blue
-    return grey[:, None]
 
 
 def _finish(pixels: Tensor, whole_levels: bool, settings: ImageSettings) -> Tensor:
@@ -356,7 +354,10 @@ def _check_equal_sizes(
 
 
 def _names(positions: Sequence[int], raw_batch: dict[str, Any]) -> str:
-    """Examples by their index (or, without any, by their place in the batch), the first few."""
-    indices = raw_batch.get("index")
+    """Examples by file or index (or, without any, by their place in the batch), the first few."""
+    images, indices = raw_batch["image"], raw_batch.get("index")
+    more = ", …" if len(positions) > 5 else ""
+    if isinstance(images, list) and isinstance(images[0], dict):
+        return f"{', '.join(images[p]['path'] for p in positions[:5])}{more}"
     names = [str(p if indices is None else int(indices[p])) for p in positions[:5]]
-    return f"index {', '.join(names)}{', …' if len(positions) > 5 else ''}"
+    return f"index {', '.join(names)}{more}"

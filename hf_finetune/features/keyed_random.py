@@ -13,7 +13,13 @@ _STEP = 0x9E3779B97F4A7C15  # 2^64 / golden ratio, SplitMix64's increment
 _WORD = 0xFFFFFFFFFFFFFFFF
 
 
-def uniform(seed: int, epochs: ArrayLike, indices: ArrayLike, draw: int) -> NDArray[np.float64]:
+def uniform(
+    seed: int,
+    epochs: ArrayLike,
+    indices: ArrayLike,
+    draw: int,
+    numbers: ArrayLike | None = None,
+) -> NDArray[np.float64]:
     """One uniform number for each example, a function of its four keys alone.
 
     Args:
@@ -21,6 +27,7 @@ def uniform(seed: int, epochs: ArrayLike, indices: ArrayLike, draw: int) -> NDAr
         epochs: int64 `[B]`, epoch of each example.
         indices: int64 `[B]`, row of each example in its split.
         draw: What the number is for; different draws are independent.
+        numbers: int64 `[B]`, for a draw that takes several for the same example: which of them.
 
     Returns:
         float64 `[B]` in [0, 1), multiples of 2^-53.
@@ -32,7 +39,7 @@ def uniform(seed: int, epochs: ArrayLike, indices: ArrayLike, draw: int) -> NDAr
     state = np.zeros(1, dtype=np.uint64)
     for key in (seed, draw):
         state = _mix(state + np.uint64((key + _STEP) & _WORD))
-    for keys in (epochs, indices):
+    for keys in (epochs, indices) if numbers is None else (epochs, indices, numbers):
         state = _mix(state + (np.asarray(keys).astype(np.uint64) + np.uint64(_STEP)))
     return np.ldexp((state >> np.uint64(11)).astype(np.float64), -53)
 

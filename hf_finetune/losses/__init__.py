@@ -25,7 +25,8 @@ class Loss(Protocol):
     """A loss as the step contract wants it: weighted sums and weights, never a mean.
 
     The engines divide the sum of `__call__` by the sum of `weights`, both taken over the whole
-    accumulated batch of all processes, so that the answer doesn't depend on how it was cut.
+    accumulated batch of all processes, so that the answer doesn't depend on how it was cut. Where
+    examples are mixed (mixup, cutmix), they ask for both labels and take the mean.
     """
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:

@@ -8,21 +8,24 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from hf_finetune.errors import ModelError
 from hf_finetune.models import Classifier
-from hf_finetune.models.auto_classes import register
+from hf_finetune.models.anatomy import head_names
+from hf_finetune.models.auto_classes import modality_of, register
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
 MOST_NAMED = 8  # tensors that an error names before it only counts
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
 def save_classifier(classifier: Classifier, directory: str | Path) -> None:
@@ -47,7 +50,7 @@ def save_classifier(classifier: Classifier, directory: str | Path) -> None:
         )
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     try:
-        with _quiet_transformers():
+        with quiet_transformers():
             classifier.model.save_pretrained(partial, save_original_format=False)
             classifier.processor.save_pretrained(partial)
         if folder.exists():
@@ -81,13 +84,13 @@ def load_classifier(path: str | Path) -> Classifier:
     # below with everything else that is wrong.
     settings = {"trust_remote_code": False, "local_files_only": True}
     try:
-        with _quiet_transformers():
-            model = transformers.AutoModelForImageClassification.from_pretrained(
-                folder, ignore_mismatched_sizes=True, **settings
-            )
-            processor = transformers.AutoImageProcessor.from_pretrained(folder, **settings)
-        _own_memory(model)
-        expected = _tensors_of_folder(folder)
+        with quiet_transformers():
+            config = transformers.AutoConfig.from_pretrained(folder, **settings)
+            auto_model, auto_processor = _auto_classes(type(config))
+            model = auto_model.from_pretrained(folder, ignore_mismatched_sizes=True, **settings)
+            processor = auto_processor.from_pretrained(folder, **settings)
+        own_memory(model)
+        expected = read_weights(folder)
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(
             f"{path}: this model folder can't be loaded: {error}. "
@@ -95,6 +98,15 @@ def load_classifier(path: str | Path) -> Classifier:
         ) from error
     _stop_if_different(path, expected, _tensors_of_model(model, expected))
     return Classifier(model, processor, bool(getattr(model, "gains_from_channels_last", False)))
+
+
+def _auto_classes(config_class: type) -> tuple[Any, Any]:
+    """(model, processor): the Auto classes for a network with these settings."""
+    import transformers
+
+    if modality_of(config_class) == "audio":
+        return transformers.AutoModelForAudioClassification, transformers.AutoFeatureExtractor
+    return transformers.AutoModelForImageClassification, transformers.AutoImageProcessor
 
 
 def load_state_dict_file(classifier: Classifier, path: str | Path) -> None:
@@ -125,7 +137,7 @@ def _checked_folder(path: str | Path) -> Path:
         raise ModelError(f"{path}: there is no such folder. Name one that holds a saved model.")
     for kinds, what in (
         (("config.json",), "the network's settings"),
-        (("preprocessor_config.json", "processor_config.json"), "the image processor's settings"),
+        (PROCESSOR_FILES, "the processor's settings"),
         (("model.safetensors", "model.safetensors.index.json"), "the weights"),
     ):
         if not any((folder / name).is_file() for name in kinds):
@@ -137,7 +149,7 @@ def _checked_folder(path: str | Path) -> Path:
     return folder
 
 
-def _own_memory(model: PreTrainedModel) -> None:
+def own_memory(model: PreTrainedModel) -> None:
     """Moves a model out of the file that from_pretrained mapped into memory.
 
     There tensors start at any byte, which changes the last bits of matrix products (a resumed run
@@ -147,12 +159,25 @@ def _own_memory(model: PreTrainedModel) -> None:
         tensor.data = tensor.data.clone()
 
 
-def _tensors_of_folder(folder: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Every tensor of a folder's weights, in one file or several, under the file's own names.
 
-    whole = folder / "model.safetensors"
-    shards = [whole] if whole.is_file() else sorted(folder.glob("model-*-of-*.safetensors"))
-    return {name: tensor for shard in shards for name, tensor in load_file(shard).items()}
+    Raises:
+        ModelError: There are no weights, or a file is a pickled object.
+    """
+    for whole, parts in (
+        ("model.safetensors", "model-*-of-*.safetensors"),
+        ("pytorch_model.bin", "pytorch_model-*-of-*.bin"),  # as older checkpoints have them
+    ):
+        shards = [folder / whole] if (folder / whole).is_file() else sorted(folder.glob(parts))
+        if shards:
+            return {
+                name: value for shard in shards for name, value in _read_state_dict(shard).items()
+            }
+    raise ModelError(
+        f"{folder}: there are no weights (model.safetensors or pytorch_model.bin). "
+        "Name a folder that save_pretrained wrote."
+    )
 
 
 def _tensors_of_model(model: PreTrainedModel, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -166,11 +191,96 @@ def _tensors_of_model(model: PreTrainedModel, expected: Mapping[str, Tensor]) ->
             for name, tensor in own.items()
             if name in expected or tensor.data_ptr() not in places
         }
-    # from_pretrained renames what files of the original format hold (ViT and its like), and
-    # save_pretrained renames it back: what it would write now must be what was read.
-    with TemporaryDirectory() as folder, _quiet_transformers():
+    return _tensors_as_saved(model)
+
+
+def _tensors_as_saved(model: PreTrainedModel) -> dict[str, Tensor]:
+    """The model's tensors, under the names that transformers writes by default.
+
+    from_pretrained renames what files of the original format hold (ViT and its like), and
+    save_pretrained renames it back: what it would write now must be what was read.
+    """
+    with TemporaryDirectory() as folder, quiet_transformers():
         model.save_pretrained(folder)
-        return _tensors_of_folder(Path(folder))
+        return read_weights(Path(folder))
+
+
+@dataclass(frozen=True)
+class Match:
+    """How a model's tensors and a checkpoint's go together, each tensor by name.
+
+    Attributes:
+        new: The model's that the checkpoint has nothing for, or something of another shape.
+        different: The model's that should be the checkpoint's, and aren't.
+        unused: The checkpoint's that the model has no place for.
+    """
+
+    new: tuple[str, ...]
+    different: tuple[str, ...]
+    unused: tuple[str, ...]
+
+
+def match_weights(model: PreTrainedModel, stored: Mapping[str, Tensor]) -> Match:
+    """Finds out which of a model's tensors are those of the checkpoint that it was loaded from.
+
+    Transformers' own report of what it loaded is not asked: a tensor counts as loaded where its
+    bits are the file's. Names may differ by the base model's prefix (`vit.`), or be those of the
+    file's original format; what is found under no name is looked for by its content.
+
+    Args:
+        model: As `from_pretrained` gave it.
+        stored: The checkpoint's tensors (`read_weights`).
+    """
+    head = head_names(model)
+    own: Mapping[str, Tensor] = model.state_dict()
+    pairs = _pair_by_name(own, stored, model.base_model_prefix)
+    if own.keys() - pairs.keys() - head:
+        own = _tensors_as_saved(model)
+        pairs = _pair_by_name(own, stored, model.base_model_prefix)
+    _pair_by_content(pairs, own.keys() - head, own, stored)
+    like = {name: stored[other].to(own[name].dtype) for name, other in pairs.items()}
+    reshaped = {name for name, tensor in like.items() if tensor.shape != own[name].shape}
+    return Match(
+        new=tuple(name for name in own if name not in pairs or name in reshaped),
+        different=tuple(
+            name
+            for name, tensor in like.items()
+            if name not in reshaped and not _same_bits(tensor, own[name])
+        ),
+        unused=tuple(name for name in stored if name not in pairs.values()),
+    )
+
+
+def _pair_by_name(
+    own: Mapping[str, Tensor], stored: Mapping[str, Tensor], prefix: str
+) -> dict[str, str]:
+    """The checkpoint's name for each of the model's, with or without the base model's prefix."""
+    pairs = {}
+    for name in own:
+        spellings = (name, name.removeprefix(f"{prefix}."), f"{prefix}.{name}")
+        found = next((spelling for spelling in spellings if spelling in stored), None)
+        if found is not None:
+            pairs[name] = found
+    return pairs
+
+
+def _pair_by_content(
+    pairs: dict[str, str],
+    wanted: Iterable[str],
+    own: Mapping[str, Tensor],
+    stored: Mapping[str, Tensor],
+) -> None:
+    """Adds the pairs of equal content among what is left, each tensor once."""
+    left = [name for name in stored if name not in pairs.values()]
+    for name in sorted(set(wanted) - pairs.keys()):
+        for other in left:
+            tensor = stored[other]
+            if tensor.shape == own[name].shape and _same_bits(
+                tensor.to(own[name].dtype), own[name]
+            ):
+                pairs[name] = other
+                left.remove(other)
+                break
 
 
 def _read_state_dict(file: Path) -> dict[str, Tensor]:
@@ -246,7 +356,7 @@ def _same_bits(left: Tensor, right: Tensor) -> bool:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """No progress bars, and no warnings about tensors: those are checked here, and stop the run."""
     from transformers.utils import logging
 

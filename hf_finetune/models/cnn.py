@@ -13,13 +13,15 @@ from hf_finetune.models.from_scratch import config_settings, image_processor
 PRESETS: dict[str, dict[str, Any]] = {
     # Its measured result stands in the header of configs/corrupt_mnist_sample.yaml.
     "default": {
-        "channels": (32, 64, 128),
+        "channels": (48, 96, 192),
         "convolutions_per_block": 2,
         "kernel_size": 3,
         "padding": "same",
         "norm": "batch",
         "activation": "relu",
         "pool": "max",
+        "pool_after": "first",
+        "residual": True,
         "head": "average",
         "dropout": 0.0,
     },
@@ -32,6 +34,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "norm": "none",
         "activation": "relu",
         "pool": "max",
+        "pool_after": "last",
+        "residual": False,
         "head": "flatten",
         "dropout": 0.5,
     },
@@ -57,11 +61,18 @@ class Options(ModelOptions):
     activation: Literal["relu", "gelu", "silu"]
     """After each norm."""
     pool: Literal["max", "average", "none"]
-    """How each block is halved at its end."""
+    """How each block is halved."""
+    pool_after: Literal["first", "last"]
+    """Halved after its first convolution (cheaper, so that more channels fit) or its last."""
+    residual: bool
+    """Add what a block's first convolution gives to what its others make of it."""
     head: Literal["average", "flatten"]
     """What the last linear layer sees: the mean over the picture, or every pixel of it."""
     dropout: Annotated[float, Field(ge=0, lt=1)]
     """Before the last layer."""
+    mirrored_evaluation: bool = False
+    """Answer, outside training, with the mean over a picture and its mirror image; for pictures
+    that mean the same mirrored (training with horizontal_flip: 0.5), at twice the time."""
     image_size: Annotated[int, Field(gt=0)] | None = None
     """Resize every image to this many pixels on a side; by default as the data is."""
 
@@ -72,7 +83,10 @@ class Options(ModelOptions):
             return values
         # An unknown preset is reported by its own field; this only has something to fill in.
         preset = PRESETS.get(str(values.get("preset", "default")), PRESETS["default"])
-        return {**preset, **values}
+        filled = {**preset, **values}
+        if filled["padding"] == "valid" and "residual" not in values:
+            filled["residual"] = False  # it needs equal sizes
+        return filled
 
     @model_validator(mode="after")
     def _odd_kernel(self) -> Options:
@@ -80,6 +94,11 @@ class Options(ModelOptions):
             raise ValueError(
                 f"kernel_size {self.kernel_size} is even, and padding 'same' would move the "
                 "picture by half a pixel; choose an odd size, or padding: valid"
+            )
+        if self.residual and self.padding == "valid" and self.convolutions_per_block > 1:
+            raise ValueError(
+                "residual adds what must be equal in size, and padding 'valid' shrinks it; choose "
+                "padding: same, or residual: false"
             )
         return self
 

@@ -22,6 +22,7 @@ CHOICES = {
     "norm": ("batch", "group", "none"),
     "activation": tuple(ACTIVATIONS),
     "pool": (*POOLS, "none"),
+    "pool_after": ("first", "last"),
     "head": ("average", "flatten"),
 }
 
@@ -39,10 +40,15 @@ class CnnConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers ships n
         padding: `same` or `valid`.
         norm: `batch`, `group` or `none`.
         activation: `relu`, `gelu` or `silu`.
-        pool: How each block is halved at its end: `max`, `average` or `none`.
+        pool: How each block is halved: `max`, `average` or `none`.
+        pool_after: Halved after the block's `first` convolution or after its `last`.
+        residual: Whether what the first convolution of a block gives is added to what the others
+            make of it.
         head: What the last layer sees: the mean over the picture (`average`) or every pixel of it
             (`flatten`).
         dropout: Before the last layer.
+        mirrored_evaluation: Whether evaluation answers with the mean of what the network says of a
+            picture and of its mirror image (left and right).
     """
 
     model_type = "hf_finetune_cnn"
@@ -57,8 +63,11 @@ class CnnConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers ships n
     norm: str = "batch"
     activation: str = "relu"
     pool: str = "max"
+    pool_after: str = "last"
+    residual: bool = False
     head: str = "average"
     dropout: float = 0.0
+    mirrored_evaluation: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
@@ -73,6 +82,11 @@ class CnnConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers ships n
                 f"kernel_size: {self.kernel_size} is even, and padding 'same' would move the "
                 "picture by half a pixel. Choose an odd size, or padding: valid."
             )
+        if self.residual and self.padding == "valid" and self.convolutions_per_block > 1:
+            raise ValueError(
+                "residual: what is added must be equal in size, and padding 'valid' shrinks it. "
+                "Choose padding: same, or residual: false."
+            )
 
 
 def feature_shape(config: CnnConfig) -> tuple[int, int, int]:
@@ -83,11 +97,13 @@ def feature_shape(config: CnnConfig) -> tuple[int, int, int]:
     """
     size = [config.image_height, config.image_width]
     lost = config.kernel_size - 1 if config.padding == "valid" else 0
+    before_pool = 1 if config.pool_after == "first" else config.convolutions_per_block
     for block in range(1, len(config.channels) + 1):
         before = f"{size[0]}x{size[1]}"
-        size = [side - lost * config.convolutions_per_block for side in size]
+        size = [side - lost * before_pool for side in size]
         if config.pool != "none":
             size = [side // 2 for side in size]
+        size = [side - lost * (config.convolutions_per_block - before_pool) for side in size]
         if min(size) < 1:
             raise ValueError(
                 f"block {block} of {len(config.channels)} gets {before} pixels and leaves none of "
@@ -101,25 +117,46 @@ def _norm(kind: str, channels: int) -> nn.Module:
     return nn.BatchNorm2d(channels) if kind == "batch" else nn.GroupNorm(gcd(8, channels), channels)
 
 
-def _block(config: CnnConfig, in_channels: int, out_channels: int) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for _ in range(config.convolutions_per_block):
-        layers.append(
-            nn.Conv2d(
-                in_channels,
-                out_channels,
-                config.kernel_size,
-                padding=config.padding,
-                bias=config.norm == "none",  # a norm takes any constant away again
-            )
+class Residual(nn.Sequential):
+    """Layers whose input is added to their output."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Any shape that the layers keep."""
+        output = hidden
+        for layer in self:
+            output = layer(output)
+        return hidden + output
+
+
+def _convolution(config: CnnConfig, in_channels: int, out_channels: int) -> list[nn.Module]:
+    """A convolution with its norm and its activation."""
+    layers: list[nn.Module] = [
+        nn.Conv2d(
+            in_channels,
+            out_channels,
+            config.kernel_size,
+            padding=config.padding,
+            bias=config.norm == "none",  # a norm takes any constant away again
         )
-        if config.norm != "none":
-            layers.append(_norm(config.norm, out_channels))
-        layers.append(ACTIVATIONS[config.activation]())
-        in_channels = out_channels
-    if config.pool != "none":
-        layers.append(POOLS[config.pool](2))
-    return nn.Sequential(*layers)
+    ]
+    if config.norm != "none":
+        layers.append(_norm(config.norm, out_channels))
+    return [*layers, ACTIVATIONS[config.activation]()]
+
+
+def _block(config: CnnConfig, in_channels: int, out_channels: int) -> nn.Sequential:
+    first = _convolution(config, in_channels, out_channels)
+    others = [
+        layer
+        for _ in range(config.convolutions_per_block - 1)
+        for layer in _convolution(config, out_channels, out_channels)
+    ]
+    if config.residual and others:
+        others = [Residual(*others)]
+    pool = [POOLS[config.pool](2)] if config.pool != "none" else []
+    if config.pool_after == "first":
+        return nn.Sequential(*first, *pool, *others)
+    return nn.Sequential(*first, *others, *pool)
 
 
 class CnnForImageClassification(PreTrainedModel):  # type: ignore[misc]  # transformers ships no types
@@ -181,6 +218,9 @@ class CnnForImageClassification(PreTrainedModel):  # type: ignore[misc]  # trans
                 f"[batch, {', '.join(map(str, built_for))}]. Prepare images with its processor."
             )
         logits = self.classifier(self.head(self.features(pixel_values)))
+        if config.mirrored_evaluation and not self.training:
+            mirrored = self.features(pixel_values.flip(-1))
+            logits = (logits + self.classifier(self.head(mirrored))) / 2
         loss = None
         if labels is not None:
             loss = torch.nn.functional.cross_entropy(logits.float(), labels)

@@ -1,10 +1,11 @@
-"""Sorts a model's parameters for the optimiser: which decay, and which don't."""
+"""Sorts a model's parameters for the optimiser: which decay, and how fast each learns."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from hf_finetune.errors import ModelError
+from hf_finetune.models.anatomy import head_names, layer_numbers
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,3 +44,49 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
         {"params": decayed, "weight_decay": weight_decay},
         {"params": kept, "weight_decay": 0.0},
     ]
+
+
+def rate_groups(
+    model: nn.Module,
+    weight_decay: float,
+    learning_rate: float,
+    head_learning_rate: float,
+    layer_decay: float,
+) -> list[dict[str, Any]]:
+    """Groups with learning rates of their own, each split by decay as in `decay_groups`.
+
+    Of n layers, what follows the last has the whole rate, layer k the rate times
+    `layer_decay ** (n + 1 - k)`, and what stands before the first counts as layer 0.
+
+    Args:
+        model: Its trainable parameters are taken, each once, in the model's own order.
+        weight_decay: For weights; biases and norms have 0.
+        learning_rate: Of the backbone.
+        head_learning_rate: Of the head.
+        layer_decay: Factor from layer to layer; with 1 the backbone has one rate.
+
+    Returns:
+        Groups with `lr` and `part`: `head`, `backbone` or `layer 3`.
+
+    Raises:
+        ModelError: No parameter is trainable, or the backbone has no layers to tell apart.
+
+    Source: Bao et al. 2022 (BEiT), appendix on fine-tuning; its code's `LayerDecayValueAssigner`.
+    """
+    head = head_names(model)
+    numbers, count = layer_numbers(model) if layer_decay < 1 else ({}, 0)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    groups: dict[tuple[str, float], dict[str, Any]] = {}
+    for decay_group in decay_groups(model, weight_decay):
+        for parameter in decay_group["params"]:
+            name = names[parameter]
+            part, rate = "backbone", learning_rate
+            if name in head:
+                part, rate = "head", head_learning_rate
+            elif name in numbers:
+                part = f"layer {numbers[name]}"
+                rate = learning_rate * layer_decay ** (count + 1 - numbers[name])
+            settings = {"part": part, "lr": rate, "weight_decay": decay_group["weight_decay"]}
+            group = groups.setdefault((part, settings["weight_decay"]), {"params": [], **settings})
+            group["params"].append(parameter)
+    return list(groups.values())

@@ -68,7 +68,7 @@ def draw_curves(records: Sequence[Record], path: Path, title: str = "") -> None:
     _add_epochs(scores, records)
     heading = f"Learning curves: {title}" if title else "Learning curves"
     figure.suptitle(heading, fontsize=15, parse_math=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _draw_losses(axes: Axes, records: Sequence[Record], best: Record | None) -> None:
@@ -213,8 +213,8 @@ def draw_examples(images: np.ndarray, labels: Sequence[str], path: Path, title: 
         axes.axis("off")
     for axes, image, label in zip(grid.flat, shown, labels, strict=False):
         axes.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="antialiased")
-        axes.set_title(_shorten(label, 16), fontsize=9.5, pad=3, parse_math=False)
-    _save(figure, path)
+        axes.set_title(shorten(label, 16), fontsize=9.5, pad=3, parse_math=False)
+    save_figure(figure, path)
 
 
 def _shrink(images: np.ndarray) -> np.ndarray:
@@ -272,14 +272,14 @@ def draw_confusion_matrix(
     right, total = int(np.trace(counts)), int(counts.sum())
     summary = f"{right:,} of {total:,} examples right ({right / max(total, 1):.2%})"
     axes.set_title(f"{title}\n{summary}" if title else summary, fontsize=12, parse_math=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _label_classes(axes: Axes, label_names: Sequence[str]) -> None:
     """Names rows and columns; of more than 100 classes only every so many."""
     size = len(label_names)
     ticks = range(0, size, -(-size // TICKS_UP_TO))
-    names = [_shorten(label_names[tick], 20) for tick in ticks]
+    names = [shorten(label_names[tick], 20) for tick in ticks]
     font = float(np.clip(280 / size, 5.5, 11))
     slant = 0 if max(map(len, names)) * size < 60 else 90
     axes.set_xticks(ticks, names, rotation=slant, fontsize=font, parse_math=False)
@@ -297,9 +297,11 @@ def _write_counts(axes: Axes, counts: np.ndarray, shares: np.ndarray) -> None:
             axes.text(column, row, str(count), ha="center", va="center", color=color, fontsize=font)
 
 
-def _shorten(text: str, length: int) -> str:
+def shorten(text: str, length: int) -> str:
+    """The text in at most so many characters."""
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a figure as PNG, cut to what is on it."""
     figure.savefig(path, format="png", bbox_inches="tight", pad_inches=0.12)

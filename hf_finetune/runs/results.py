@@ -6,6 +6,7 @@ from itertools import islice
 from typing import Any, cast
 
 import numpy as np
+from torch import Tensor
 
 from hf_finetune.assembly import Workbench
 from hf_finetune.engines.batches import BatchView, KeyedSampler
@@ -28,7 +29,8 @@ def write_start(run: RunDir, bench: Workbench, plan: dict[str, str]) -> None:
     run.set_status(
         "running",
         data_fingerprint=bench.data.fingerprint,
-        warnings=list(bench.data.warnings),
+        warnings=list(bench.warnings),
+        skipped_examples=list(bench.data.skipped),
     )
     if bench.config.run.pictures:
         _draw_examples(run, bench)
@@ -40,13 +42,33 @@ def _draw_examples(run: RunDir, bench: Workbench) -> None:
     view = cast("BatchView", loader.dataset)
     keys = list(islice(cast("KeyedSampler", loader.sampler), _EXAMPLES))
     batch = loader.collate_fn(cast("Any", view.__getitems__(keys)))
-    labels = [bench.data.label_names[label] for label in batch["labels"]]
     draw_examples(
         batch["pixel_values"].numpy(),
-        labels,
+        name_labels(batch, bench.data.label_names),
         run.path / "examples.png",
         title=f"{bench.config.name}: training images as the model sees them",
     )
+
+
+def name_labels(batch: dict[str, Tensor], label_names: tuple[str, ...]) -> list[str]:
+    """What an image of a training batch is called: `3`, or where two are mixed `3+7`.
+
+    Args:
+        batch: Model batch with `labels`, and where examples are mixed `mixed_labels`, `mix_ratio`.
+        label_names: Class names in the order of the label ids.
+
+    Returns:
+        A name for each image; of two, the label of the larger part comes first.
+    """
+    names = [label_names[label] for label in batch["labels"]]
+    if "mix_ratio" not in batch:
+        return names
+    others = [label_names[label] for label in batch["mixed_labels"]]
+    ratios = batch["mix_ratio"].tolist()
+    return [
+        "+".join(dict.fromkeys((name, other) if ratio >= 0.5 else (other, name)))
+        for name, other, ratio in zip(names, others, ratios, strict=True)
+    ]
 
 
 def write_results(run: RunDir, bench: Workbench, progress: Progress) -> dict[str, Any]:

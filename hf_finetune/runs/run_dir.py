@@ -2,7 +2,7 @@
 
 runs/<name>/<number>/
     run.json            status (running, finished, failed, stopped), start and end, warnings,
-                        SHA-256 of plugins
+                        skipped examples, SHA-256 of plugins
     config.yaml         the resolved configuration; itself a configuration
     environment.json    versions, hardware, threads, commit, and what the run was about to do
     history.jsonl       one record a line: training, validation, test

@@ -145,7 +145,8 @@ def test_the_fingerprint_follows_the_content(digits_root: Path):
 
 
 def test_rows_are_read_through_selections_and_chunks():
-    train = load(Options(root=SAMPLE))["train"]
+    whole = load(Options(root=SAMPLE))["train"]
+    train = concatenate_datasets([whole.select(range(s, s + 700)) for s in range(0, 4200, 700)])
     assert train.data.table.column("image").num_chunks == 6
     plain = RowReader(train, ["image", "label"])
     everything = plain.read(np.arange(len(train)))

@@ -109,6 +109,12 @@ def test_schedules_equal_the_libraries_own(name: str):
     assert len(set(expected)) > 1 or name == "constant"
 
 
+def test_one_cycle_may_rise_for_a_single_step():
+    found = ours({"name": "one_cycle", "rise_ratio": 1 / 40})
+    assert found[0] < 0.1 / 20
+    assert found[1] == pytest.approx(0.1, rel=0.01)
+
+
 def test_the_last_tick_of_one_cycle_is_allowed():
     assert ours({"name": "one_cycle"}, ticks=40)[-1] < 1e-4
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from hf_finetune.features import AugmentationOptions
-from hf_finetune.features.augmentation import augment, changes_images, transform
+from hf_finetune.features.augmentation import augment, changes_images
+from hf_finetune.features.geometry import transform
 
 EVERYTHING = AugmentationOptions(rotation_degrees=30.0, shift_fraction=0.2, scale_ratio=1.5)
 

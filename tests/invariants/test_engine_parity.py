@@ -23,6 +23,25 @@ CASES: dict[str, dict[str, Any]] = {
             "scale_ratio": 1.2,
         }
     },
+    "every augmentation, mixed": {
+        "features__augmentation": {
+            "pad_crop_pixels": 2,
+            "crop_area_fraction": [0.5, 1.0],
+            "rotation_degrees": 30.0,
+            "horizontal_flip": 0.3,
+            "vertical_flip": 0.3,
+            "policy": "randaugment",
+            "brightness_fraction": 0.3,
+            "contrast_fraction": 0.3,
+            "erase_probability": 0.5,
+            "erase_fill": "noise",
+            "mixup_alpha": 0.4,
+            "cutmix_alpha": 1.0,
+            "mix_probability": 0.8,
+        },
+        "loss": {"name": "focal", "class_weights": "auto"},
+        "train__gradient_accumulation_steps": 3,
+    },
     # 100 rows in batches of 16: 7 a epoch, so both leave a tail.
     "accumulation 3": {"train__gradient_accumulation_steps": 3},
     "accumulation 4": {"train__gradient_accumulation_steps": 4, "model__dropout": 0.3},

@@ -24,7 +24,15 @@ from hf_finetune.trackers.jsonl import read_history
 
 SETTINGS: dict[str, Any] = {
     "model__dropout": 0.4,
-    "features__augmentation": {"rotation_degrees": 20.0, "shift_fraction": 0.1},
+    "features__augmentation": {
+        "rotation_degrees": 20.0,
+        "shift_fraction": 0.1,
+        "policy": "randaugment",
+        "erase_probability": 0.5,
+        "erase_fill": "noise",
+        "mixup_alpha": 0.4,
+        "cutmix_alpha": 1.0,
+    },
     "train__num_train_epochs": 4,
     "train__gradient_accumulation_steps": 2,
     "train__schedule": {"name": "cosine", "warmup_steps": 3},

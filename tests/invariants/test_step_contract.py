@@ -40,15 +40,19 @@ def train(config: Any, steps: int) -> tuple[Weights, dict[str, torch.Tensor]]:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("weights", ["none", "auto"])
+@pytest.mark.parametrize(
+    ("weights", "mixing"),
+    [("none", {}), ("auto", {}), ("auto", {"mixup_alpha": 1.0, "cutmix_alpha": 1.0})],
+)
 def test_accumulated_steps_equal_one_big_batch(
-    engine: str, weights: str, make_config: Callable[..., Any]
+    engine: str, weights: str, mixing: dict[str, float], make_config: Callable[..., Any]
 ):
     """Nothing random and no batch norm, so that only the arithmetic of the loss is compared."""
 
     def run(batch_size: int, accumulation: int) -> Weights:
         config = make_config(
             model__norm="none",
+            features__augmentation=mixing,
             loss={"name": "cross_entropy", "class_weights": weights},
             data__max_train_examples=61,  # uneven classes, and a tail
             train__engine=engine,

@@ -85,11 +85,43 @@ def test_every_trainable_parameter_gets_a_gradient(padding, norm, head):
     assert all((layer.bias is None) == (norm != "none") for layer in convolutions)
 
 
-@pytest.mark.parametrize("settings", [{}, {"pool": "none"}, {"padding": "valid", "kernel_size": 4}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"pool": "none"},
+        {"padding": "valid", "kernel_size": 4},
+        {"channels": [4], "padding": "valid", "convolutions_per_block": 2, "pool_after": "first"},
+        {"convolutions_per_block": 3, "pool_after": "first", "residual": True},
+    ],
+)
 def test_feature_shape_is_what_the_blocks_give(settings):
     model = small(image_height=21, image_width=16, **settings)
     features = model.features(torch.zeros(1, 1, 21, 16))
     assert tuple(features.shape[1:]) == feature_shape(model.config)
+
+
+def test_a_block_pools_where_it_is_told_and_adds_what_the_first_convolution_gave():
+    settings = {"channels": [4], "convolutions_per_block": 2, "norm": "none"}
+    model = small(**settings, pool_after="first", residual=True)
+    kinds = [type(layer).__name__ for layer in model.features[0]]
+    assert kinds == ["Conv2d", "ReLU", "MaxPool2d", "Residual"]
+    first, others = model.features[0][:3], model.features[0][3]
+    images = torch.randn(2, 1, 28, 28)
+    halved = first(images)
+    assert halved.shape == (2, 4, 14, 14)
+    assert torch.equal(model.features(images), halved + others[1](others[0](halved)))
+    plain = small(**settings, pool_after="last")
+    kinds = [type(layer).__name__ for layer in plain.features[0]]
+    assert kinds == ["Conv2d", "ReLU", "Conv2d", "ReLU", "MaxPool2d"]
+
+
+def test_a_residual_needs_equal_sizes():
+    for kind in (Options, CnnConfig):
+        with pytest.raises(ValueError, match="residual: false"):
+            kind(padding="valid", residual=True, convolutions_per_block=2)
+    assert Options(padding="valid").residual is False  # the preset's own gives way
+    assert Options(padding="valid", residual=True, convolutions_per_block=1).residual
 
 
 def test_first_weights_are_spread_as_torch_spreads_them():
@@ -147,6 +179,19 @@ def test_pictures_of_another_shape_are_refused():
             average(torch.zeros(shape))
 
 
+def test_mirrored_evaluation_answers_alike_for_a_picture_and_its_mirror_image():
+    torch.manual_seed(0)
+    plain, images = small(), torch.randn(3, 1, 28, 28)
+    model = small(mirrored_evaluation=True)
+    model.load_state_dict(plain.state_dict())
+    assert torch.equal(model(images).logits, plain(images).logits)  # in training as ever
+    plain.eval(), model.eval()
+    expected = (plain(images).logits + plain(images.flip(-1)).logits) / 2
+    assert torch.equal(model(images).logits, expected)
+    assert torch.allclose(model(images.flip(-1)).logits, expected)
+    assert build_model(Options(mirrored_evaluation=True), DIGITS).model.config.mirrored_evaluation
+
+
 def test_labels_size_and_processor_come_from_the_data():
     data = DataDescription(("cat", "dog", "eel"), 20, 24, 3, (0.4, 0.5, 0.6), (0.1, 0.2, 0.3))
     classifier = build_model(Options(), data)
@@ -183,7 +228,7 @@ def test_an_even_kernel_cannot_keep_the_size():
     assert Options(kernel_size=4, padding="valid").kernel_size == 4
 
 
-@pytest.mark.parametrize("name", ["padding", "norm", "activation", "pool", "head"])
+@pytest.mark.parametrize("name", ["padding", "norm", "activation", "pool", "pool_after", "head"])
 def test_config_refuses_unknown_choices(name):
     with pytest.raises(ValueError, match=rf"^{name}: unknown value 'x'. Allowed: "):
         CnnConfig(**{name: "x"})

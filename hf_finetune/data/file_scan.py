@@ -1,0 +1,162 @@
+"""Reads each file of a data set once, in threads, and remembers what was found for the next run.
+
+Shared by the data sets of one file an example. What is found lies in the user's cache folder, by
+path, size and time of change of each file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from hf_finetune.data.cache_folder import cache_folder
+from hf_finetune.data.file_threads import read_files
+from hf_finetune.errors import DataError
+
+_BLOCK_FILES = 128  # how many are handed to the threads at a time, and lost at most by Ctrl-C
+_FORMAT = 1  # of the remembered facts; another number leaves older ones aside
+
+Facts = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What a scan found.
+
+    Attributes:
+        facts: What `measure` answered, by file.
+        faults: What is wrong with each other file.
+        warnings: What was survived.
+    """
+
+    facts: dict[str, Facts]
+    faults: dict[str, str]
+    warnings: tuple[str, ...]
+
+
+def scan_files(
+    root: Path, files: Sequence[str], measure: Callable[[Path], Facts], recipe: str
+) -> Scan:
+    """Measures every file that is new or has changed since it was last measured.
+
+    Args:
+        root: The data's folder.
+        files: Paths below it, each once.
+        measure: Reads a file and answers with plain values (numbers, text, lists of them); raises
+            DataError for a file that can't be used. Called from several threads.
+        recipe: Says what `measure` does; facts of another recipe are not taken.
+    """
+    memory = _memory_path(root, recipe)
+    known = _recall(memory)
+    facts: dict[str, Facts] = {}
+    faults: dict[str, str] = {}
+    fresh: list[tuple[str, os.stat_result]] = []
+    for file in files:
+        try:
+            status = (root / file).stat()
+        except OSError as error:
+            faults[file] = _say_missing(root / file, error)
+            continue
+        if not stat.S_ISREG(status.st_mode):
+            faults[file] = "it is no regular file"
+        elif (old := known.get((file, status.st_size, status.st_mtime_ns))) is not None:
+            facts[file] = old
+        else:
+            fresh.append((file, status))
+    try:
+        for (file, status), found in _measure_all(root, fresh, measure):
+            if isinstance(found, str):
+                faults[file] = found
+            else:
+                facts[file] = known[(file, status.st_size, status.st_mtime_ns)] = found
+    finally:  # so that a scan that was stopped goes on from there
+        problem = _remember(memory, known) if fresh else None
+    return Scan(facts, faults, () if problem is None else (problem,))
+
+
+def _measure_all(
+    root: Path, files: list[tuple[str, os.stat_result]], measure: Callable[[Path], Facts]
+) -> Iterator[tuple[tuple[str, os.stat_result], Facts | str]]:
+    """Each file with its facts, or with what is wrong with it; in the order given."""
+
+    def measure_one(file: tuple[str, os.stat_result]) -> Facts | str:
+        path = root / file[0]
+        try:
+            return measure(path)
+        except DataError as error:
+            return str(error).removeprefix(f"{path}: ").rstrip(".")
+
+    bar = tqdm(
+        total=len(files),
+        desc="reading",
+        unit="file",
+        file=sys.stderr,
+        dynamic_ncols=True,
+        disable=not sys.stderr.isatty(),
+        leave=False,
+        delay=1,
+        bar_format="{desc} {percentage:3.0f}% |{bar}| {n_fmt} of {total_fmt}, {remaining} left",
+    )
+    with bar:
+        for start in range(0, len(files), _BLOCK_FILES):
+            block = files[start : start + _BLOCK_FILES]
+            num_bytes = sum(status.st_size for _, status in block)
+            found = read_files(measure_one, block, num_bytes, os.cpu_count() or 1)
+            yield from zip(block, found, strict=True)
+            bar.update(len(block))
+
+
+def _say_missing(path: Path, error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "the link leads nowhere" if path.is_symlink() else "there is no such file"
+    return f"it can't be opened ({error.strerror})"
+
+
+def _memory_path(root: Path, recipe: str) -> Path:
+    key = hashlib.sha256(f"{_FORMAT}\0{recipe}\0{root.resolve()}".encode()).hexdigest()
+    return cache_folder() / "scans" / f"{key[:32]}.parquet"
+
+
+def _recall(memory: Path) -> dict[tuple[str, int, int], Facts]:
+    """Remembered facts by (file, size in bytes, time of change in ns); none that can't be read."""
+    try:
+        rows = pq.read_table(memory).to_pylist() if memory.exists() else []
+        return {(row.pop("file"), row.pop("size"), row.pop("mtime_ns")): row for row in rows}
+    except (OSError, KeyError, pa.ArrowException):
+        return {}
+
+
+def _remember(memory: Path, known: Mapping[tuple[str, int, int], Facts]) -> str | None:
+    """Writes all facts, whole or not at all; what is wrong if they can't be written."""
+    if not known:
+        return None
+    latest = {key[0]: (key, facts) for key, facts in known.items()}  # one a file, the newest
+    rows = [
+        {"file": file, "size": size, "mtime_ns": mtime_ns, **facts}
+        for (file, size, mtime_ns), facts in latest.values()
+    ]
+    unfinished = memory.with_name(f".{memory.name}.{os.getpid()}")
+    try:
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(rows), unfinished)
+        unfinished.replace(memory)
+    except OSError as error:
+        with suppress(OSError):
+            unfinished.unlink()
+        return (
+            f"what the scan of the data found can't be kept in {str(memory.parent)!r} "
+            f"({error.strerror}), so every run reads all files again. Name a folder that can be "
+            "written with HF_FINETUNE_CACHE"
+        )
+    return None
