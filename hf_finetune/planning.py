@@ -8,8 +8,10 @@ from typing import Any
 from hf_finetune.assembly import Workbench
 from hf_finetune.data.inspection import describe_leaks
 from hf_finetune.engines.job import TrainingJob
+from hf_finetune.engines.length_batches import LengthBatches
 from hf_finetune.engines.optimization import parameter_groups
 from hf_finetune.engines.options import ScheduleOptions
+from hf_finetune.features.audio_options import describe_audio_options
 
 
 def plan_run(bench: Workbench, job: TrainingJob, run: Path) -> dict[str, str]:
@@ -26,7 +28,7 @@ def plan_run(bench: Workbench, job: TrainingJob, run: Path) -> dict[str, str]:
         "data": _describe_data(bench),
         "leaks": describe_leaks(bench.data),
         "model": _describe_model(bench),
-        "features": _describe_features(bench),
+        "features": _describe_features(bench, job),
         "compute": _describe_compute(bench),
         "training": _describe_training(bench, job),
         "trackers": ", ".join(dict.fromkeys(("jsonl", *config.trackers))),
@@ -65,7 +67,11 @@ def _describe_model(bench: Workbench) -> str:
     return "; ".join(phrases)
 
 
-def _describe_features(bench: Workbench) -> str:
+def _describe_features(bench: Workbench, job: TrainingJob) -> str:
+    if "audio" in bench.data.splits["train"].column_names:
+        batches = job.train_loader.batch_sampler
+        told = f"; {batches.describe()}" if isinstance(batches, LengthBatches) else ""
+        return describe_audio_options(bench.config.features.audio) + told
     augmentation = bench.config.features.augmentation
     active = augmentation.model_dump(exclude_defaults=True)
     listed = ", ".join(f"{name} {_describe_value(value)}" for name, value in active.items())

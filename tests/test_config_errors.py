@@ -331,7 +331,7 @@ trackers: [zzz]
 def test_a_kind_with_a_preset_reports_its_own_keys() -> None:
     told = problems("data: {name: corrupt_mnist}\nmodel: {name: cnn, preset: courze, norm: bach}\n")
     assert told == (
-        "x.yaml:2: model.preset: must be 'default' or 'course', got 'courze' (text). "
+        "x.yaml:2: model.preset: must be 'default', 'residual' or 'course', got 'courze' (text). "
         "Did you mean 'course'?",
         "x.yaml:2: model.norm: must be 'batch', 'group' or 'none', got 'bach' (text). "
         "Did you mean 'batch'?",

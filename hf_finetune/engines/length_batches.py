@@ -58,8 +58,8 @@ class LengthBatches(Sampler[list[tuple[int, int]]]):
         rounding: float = 0.0,
     ) -> None:
         self._lengths = np.asarray(lengths, np.float64)
-        if exact and rounding:
-            self._lengths = np.floor(self._lengths / rounding)
+        # What batches go by; the lengths themselves tell how much is padding.
+        self._classes = np.floor(self._lengths / rounding) if exact and rounding else self._lengths
         self._rows = batch_size
         self._seed = seed
         self._shuffle = shuffle
@@ -73,7 +73,7 @@ class LengthBatches(Sampler[list[tuple[int, int]]]):
 
     def __len__(self) -> int:
         if self._exact:
-            counts = np.unique(self._lengths, return_counts=True)[1]
+            counts = np.unique(self._classes, return_counts=True)[1]
             return int(np.ceil(counts / self._rows).sum())
         return ceil(len(self._lengths) / self._rows)
 
@@ -97,12 +97,17 @@ class LengthBatches(Sampler[list[tuple[int, int]]]):
             batches = [batches[number] for number in random.permutation(len(batches))]
         return batches
 
+    def describe(self) -> str:
+        """How much of a batch is padding, in words for the plan."""
+        kind = "equal" if self._exact else "similar"
+        return f"batches of {kind} length, {padding_share(self._lengths, self.order()):.0%} padding"
+
     def _cut(self, rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
         """Batches of some rows, the longest first; equally long ones in the order that they had."""
-        by_length = rows[np.argsort(-self._lengths[rows], kind="stable")]
+        by_length = rows[np.argsort(-self._classes[rows], kind="stable")]
         runs = [by_length]
         if self._exact:
-            runs = np.split(by_length, np.flatnonzero(np.diff(self._lengths[by_length])) + 1)
+            runs = np.split(by_length, np.flatnonzero(np.diff(self._classes[by_length])) + 1)
         for run in runs:
             for start in range(0, len(run), self._rows):
                 yield run[start : start + self._rows]

@@ -48,7 +48,9 @@ def build_optimizer(model: nn.Module, train: sections.TrainOptions) -> torch.opt
             lr=learning_rate,
             momentum=options.momentum,
             nesterov=options.nesterov,
-            fused=True,
+            # With momentum, torch's fused kernel can't take parameters that begin to move later
+            # than others (a part that thaws, a layer left out at random).
+            fused=options.momentum == 0,
         )
     if options.name in ("adam", "adamw"):
         kind = torch.optim.AdamW if options.name == "adamw" else torch.optim.Adam

@@ -49,8 +49,8 @@ class AudioAugmentationOptions(Section):
     """Play faster (above 1) or slower by one of these, each as likely: [0.9, 1.0, 1.1] for example.
     Pitch moves along. Read as whole hundredths."""
     pitch_semitones: Annotated[int, Field(ge=0, le=12)] = 0
-    """Shift the pitch by a whole number of semitones within ± this. Slow: about as long as a small
-    model takes for the clip."""
+    """Shift the pitch by a whole number of semitones within ± this. Slow: batches take about four
+    times as long to make."""
     shift_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """Shift in time by a uniform part, within ± this, of the clip; silence comes in."""
     noise_snr_db: DecibelRange | None = None
@@ -110,6 +110,28 @@ class AudioOptions(Section):
     what is equal to the sample, which recordings seldom are."""
     augmentation: AudioAugmentationOptions = AudioAugmentationOptions()
     """Random changes to training clips."""
+
+
+def describe_audio_options(options: AudioOptions) -> str:
+    """What is set, in words for the plan."""
+    given = options.model_dump(exclude_defaults=True, exclude={"augmentation"})
+    active = options.augmentation.model_dump(exclude_defaults=True)
+    listed = {
+        "": given,
+        "augmentation of training clips: ": active or {"none": ""},
+    }
+    return "; ".join(
+        title
+        + ", ".join(f"{name} {_describe_value(value)}".strip() for name, value in part.items())
+        for title, part in listed.items()
+        if part
+    )
+
+
+def _describe_value(value: float | str | tuple[float, ...]) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(f'{number:g}' for number in value)}]"
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 def check_audio(options: AudioOptions) -> tuple[str, ...]:

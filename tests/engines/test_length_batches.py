@@ -83,6 +83,14 @@ def test_padding_share_counts_what_is_given():
     assert padding_share(lengths, [np.array([n]) for n in range(4)]) == 0
 
 
+def test_the_plan_says_how_much_is_padding():
+    lengths = np.array([1.0, 2, 3, 4])
+    batches = LengthBatches(lengths, 2, 0, shuffle=False)
+    assert batches.describe() == "batches of similar length, 17% padding"
+    assert sampler(exact=True).describe() == "batches of equal length, 0% padding"
+    assert sampler(exact=True, rounding=0.1).describe() != sampler(exact=True).describe()
+
+
 def test_exact_batches_have_equal_lengths():
     for batch in sampler(exact=True).order():
         assert len(set(LENGTHS[batch])) == 1

@@ -19,7 +19,11 @@ from hf_finetune.features.audio_augmentation import (
     shift_time,
 )
 from hf_finetune.features.audio_options import AudioAugmentationOptions as Options
-from hf_finetune.features.audio_options import AudioOptions, check_audio
+from hf_finetune.features.audio_options import (
+    AudioOptions,
+    check_audio,
+    describe_audio_options,
+)
 from hf_finetune.features.draws import Keys
 
 STAGES = {
@@ -279,6 +283,16 @@ def test_settings_that_say_nothing_are_told_of(augmentation, audio, doubt):
     (warning,) = check_audio(AudioOptions(augmentation=Options(**augmentation), **audio))
     assert doubt in warning
     assert warning.startswith("features.audio.")
+
+
+def test_the_plan_says_what_is_set():
+    assert describe_audio_options(AudioOptions()) == "augmentation of training clips: none"
+    augmentation = Options(speed_factors=(0.9, 1.1), noise_snr_db=(5, 20), gain_db=6.0)
+    said = describe_audio_options(AudioOptions(max_seconds=2.5, augmentation=augmentation))
+    assert said == (
+        "max_seconds 2.5; augmentation of training clips: speed_factors [0.9, 1.1], "
+        "noise_snr_db [5, 20], gain_db 6"
+    )
 
 
 def test_settings_that_do_something_are_not_told_of():

@@ -149,8 +149,8 @@ def test_cuts_have_one_length_at_any_rate(rate, tmp_path):
     file = write(tmp_path / "a.wav", tone(2, rate), rate)
     settings = options({"speed_factors": (0.9, 1.0, 1.1)}, max_seconds=0.7)
     for training in (True, False):
-        batch = collate(PLAIN, raw([file] * 6), settings, training=training)
-        assert batch["attention_mask"].sum(1).tolist() == [11200] * 6
+        batch = collate(PLAIN, raw([file] * 12), settings, training=training)
+        assert batch["attention_mask"].sum(1).tolist() == [11200] * 12
 
 
 def test_models_of_fixed_length_cut_by_themselves(tmp_path):
@@ -193,6 +193,8 @@ def test_evaluation_is_never_augmented(paths):
     expected = collate(PLAIN, raw(paths), plain)["input_values"]
     assert torch.equal(collate(PLAIN, raw(paths), changed)["input_values"], expected)
     assert torch.equal(collate(PLAIN, raw(paths), plain, training=True)["input_values"], expected)
+    nowhere = options({"noise_snr_db": (1.0, 2.0), "noise_folder": "nowhere"})
+    assert torch.equal(collate(PLAIN, raw(paths), nowhere)["input_values"], expected)
     assert not torch.equal(
         collate(PLAIN, raw(paths), changed, training=True)["input_values"], expected
     )

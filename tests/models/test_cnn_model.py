@@ -120,7 +120,10 @@ def test_a_residual_needs_equal_sizes():
     for kind in (Options, CnnConfig):
         with pytest.raises(ValueError, match="residual: false"):
             kind(padding="valid", residual=True, convolutions_per_block=2)
-    assert Options(padding="valid").residual is False  # the preset's own gives way
+    assert Options(preset="residual").residual is True
+    assert (
+        Options(preset="residual", padding="valid").residual is False
+    )  # the preset's own gives way
     assert Options(padding="valid", residual=True, convolutions_per_block=1).residual
 
 

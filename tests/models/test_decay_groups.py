@@ -21,8 +21,7 @@ def names(model: nn.Module, group: dict) -> list[str]:
 
 @pytest.mark.parametrize("norm", ["batch", "group"])
 def test_weights_decay_biases_and_norms_do_not(norm):
-    plain = {"channels": (4,), "convolutions_per_block": 2, "pool_after": "last", "residual": False}
-    model = build_model(Options(norm=norm, **plain), DIGITS).model
+    model = build_model(Options(norm=norm, channels=(4,), convolutions_per_block=2), DIGITS).model
     decayed, kept = decay_groups(model, 0.1)
     assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0.0)
     assert names(model, decayed) == [
