@@ -53,7 +53,7 @@ _WHISPER: dict[str, Any] = {
 }
 _STAGES = {"hidden_sizes": [8, 16], "depths": [1, 2]}
 
-# name: (settings, classifier's class without its `For…`, how speech models end theirs)
+# Settings by architecture; wav2vec2 stands twice, with group norm and with layer norm.
 CONFIGS: dict[str, Callable[[], Any]] = {
     "deit": lambda: hf.DeiTConfig(**_VIT),
     "vit": lambda: hf.ViTConfig(**_VIT),

@@ -15,7 +15,7 @@ from hf_finetune.data.splits import (
     hold_out_groups,
     hold_out_rows,
 )
-from hf_finetune.data.tables import RowReader, column_values, distinct_values
+from hf_finetune.data.tables import RowReader, column_values, distinct_values, select_rows
 from hf_finetune.errors import DataError
 
 _OWN_COLUMNS = {"id", "image", "label", "measured"}
@@ -30,7 +30,7 @@ def prepare(given: GivenData, options: DataOptions) -> LoadedData:
     splits, description = _complete_splits(given.splits, options, group_columns)
     if options.max_train_examples is not None:
         rows = draw_rows(_labels(splits["train"]), options.max_train_examples, options.split.seed)
-        splits["train"] = splits["train"].select(rows)
+        splits["train"] = select_rows(splits["train"], rows)
     label_names = tuple(splits["train"].features["label"].names)
     counts = np.bincount(_labels(splits["train"]), minlength=len(label_names))
     return LoadedData(
@@ -114,7 +114,7 @@ def _hold_out(
     else:
         _check_class_sizes(train, splits)
         kept, held = _hold_out_single(_labels(train), keys, fraction, seed)
-    splits["train"], splits[name] = train.select(kept), train.select(held)
+    splits["train"], splits[name] = select_rows(train, kept), select_rows(train, held)
     if not group_columns:
         return f"{name} is {len(held):,} single rows, classes in proportion"
     held_groups = sorted(distinct_values(splits[name], group_columns[0]))

@@ -8,7 +8,8 @@
 | gradient | of that loss; clipped once a step, after the last micro-batch, by its norm over all parameters |
 | order | loss and backward of each micro-batch, clip, optimiser, schedule, zero_grad, count the step |
 | schedule | one tick an optimiser step, whatever its unit; reduce_on_plateau also hears each evaluation |
-| learning rate | the one in force while the step was taken |
+| learning rate | the one in force while the step was taken; groups with rates of their own are scaled alike |
+| frozen part | no gradient and no dropout, batch norm keeps its statistics; it thaws as its epoch begins, its groups are in the optimiser from the start |
 | random numbers | dropout: torch's global generator, seeded when training starts; order and augmentation: (seed, epoch, index); each loader owns a generator that nothing else draws from |
 | an epoch's end | evaluate, choose the best, write the checkpoint, log; a kill between any two is harmless |
 | logged loss | the same quotient over all steps since the last log: a mean over examples, not steps |

@@ -49,7 +49,7 @@ class AudioAugmentationOptions(Section):
     """Play faster (above 1) or slower by one of these, each as likely: [0.9, 1.0, 1.1] for example.
     Pitch moves along. Read as whole hundredths."""
     pitch_semitones: Annotated[int, Field(ge=0, le=12)] = 0
-    """Shift the pitch by a whole number of semitones within ± this. Slow: batches take about four
+    """Shift the pitch by a whole number of semitones within ± this. Slow: batches take about five
     times as long to make."""
     shift_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """Shift in time by a uniform part, within ± this, of the clip; silence comes in."""
@@ -98,7 +98,8 @@ class AudioOptions(Section):
     the model takes at most (AST about 10 seconds, Whisper 30), or not at all."""
     evaluation_windows: Literal["whole"] | Annotated[int, Field(gt=0)] = 1
     """What is evaluated of a clip that is longer. 1: its middle. More: that many stretches at most,
-    evenly spread over the clip, whose logits are averaged. `whole`: the clip uncut."""
+    evenly spread over the clip, whose logits are averaged. `whole`: the clip uncut, or the middle
+    that the model takes at most."""
     batches: Literal["random", "by_length", "equal_length"] = "by_length"
     """Which training clips share a batch. `by_length`: of similar length, so that little is padded.
     `equal_length`: of the same length, for models whose answer depends on padding (wav2vec2-base

@@ -18,7 +18,7 @@ from hf_finetune.data import idx_files, load_data, table_cache
 from hf_finetune.data.cifar10 import Options as Cifar
 from hf_finetune.data.corrupt_mnist import Options as CorruptMnist
 from hf_finetune.data.mnist import Options as Mnist
-from hf_finetune.data.tables import RowReader, column_values
+from hf_finetune.data.tables import RowReader, column_values, select_rows
 from hf_finetune.engines.batches import BatchView
 from hf_finetune.errors import DataError
 
@@ -136,6 +136,17 @@ def test_a_worker_process_maps_the_file_itself(tmp_path: Path):
     assert np.array_equal(
         pickle.loads(sent).__getitems__(keys)["image"], view.__getitems__(keys)["image"]
     )
+
+
+def test_rows_are_selected_as_datasets_does_it():
+    train = load_data(CorruptMnist(root="samples/corruptmnist")).splits["train"]
+    first, second = np.array([30, 2, 2000, 7, 7]), np.array([4, 0, 2])
+    ours = select_rows(select_rows(train, first), second)
+    theirs = train.select(first).select(second)
+    assert ours.features == theirs.features
+    assert ours["id"][:] == theirs["id"][:]
+    images = [RowReader(one, ["image"]).read(np.arange(3))["image"] for one in (ours, theirs)]
+    assert np.array_equal(*images)
 
 
 LOAD_AND_READ = """

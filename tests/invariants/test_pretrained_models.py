@@ -216,6 +216,7 @@ def test_two_processes_thaw_as_one_does(
         "model": {**model, "freeze": "backbone", "unfreeze_at_epoch": 1},
         "train__engine": engine,
         "train__optimizer": {"name": "sgd"},
+        "train__metric_for_best_model": "loss",
         "compute__num_threads": 1,
     }
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
