@@ -99,7 +99,8 @@ def _describe_training(bench: Workbench, job: TrainingJob) -> str:
     train, length = job.train, job.length
     per_device, accumulation = train.per_device_train_batch_size, train.gradient_accumulation_steps
     processes = bench.compute.num_processes
-    factors = f"{per_device} x {accumulation} accumulated x {processes} process"
+    several = "es" if processes > 1 else ""
+    factors = f"{per_device} x {accumulation} accumulated x {processes} process{several}"
     effective = per_device * accumulation * processes
     return (
         f"{train.engine}: {length.total_steps:,} steps of {effective} examples ({factors}), "

@@ -13,6 +13,8 @@ import pytest
 # Before torch is imported: no test may reach for the network, and none needs a second GPU.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# As the command line does: threads that wait by spinning slow everything else on the machine down.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"

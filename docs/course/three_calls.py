@@ -39,7 +39,7 @@ def train(left_out: str) -> list[float]:
         loss = torch.nn.functional.cross_entropy(logits, batch["labels"])
         if left_out != "backward":
             loss.backward()
-        if True:
+        if left_out != "step":
             optimizer.step()
         if left_out != "zero_grad":
             optimizer.zero_grad()
@@ -49,7 +49,7 @@ def train(left_out: str) -> list[float]:
 
 def draw(curves: dict[str, list[float]]) -> None:
     """Draws the loss of each run by step into `PICTURE`."""
-    figure = Figure(figsize=(7, 4), dpi=100, layout="constrained")
+    figure = Figure(figsize=(8, 4), dpi=100, layout="constrained")
     axes = figure.add_subplot()
     # Two of the curves are the same: dashes on a broad line show both.
     styles = ((BLUE, "-", 1.5), (ORANGE, "-", 1.5), (GREY, "-", 4), (GREEN, "--", 1.5))
