@@ -1,0 +1,69 @@
+"""How the benchmarks measure and what they print; their shared ground, no benchmark itself."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+# Also lets transformers be imported after it, where torch is a CPU build.
+from hf_finetune.runs.environment import describe_environment
+
+Clock = Callable[[], float]
+
+
+def take_turns(clocks: Mapping[str, Clock], repeats: int) -> dict[str, float]:
+    """Median seconds of each contender, measured in turn.
+
+    What slows the machine for a while then falls on all of them alike. Every round begins with
+    another contender.
+
+    Args:
+        clocks: By contender: does the work once, and returns the seconds that it took.
+        repeats: Rounds.
+    """
+    names = list(clocks)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(repeats):
+        shift = number % len(names)
+        for name in names[shift:] + names[:shift]:
+            seconds[name].append(clocks[name]())
+            if sys.stderr.isatty():
+                print(f"round {number + 1} of {repeats}: {name}", end="\033[K\r", file=sys.stderr)
+    if sys.stderr.isatty():
+        print(end="\033[K", file=sys.stderr)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; all columns but the first are numbers, and stand right."""
+    table = [list(header), *map(list, rows)]
+    widths = [max(len(row[column]) for row in table) for column in range(len(header))]
+    lines = [
+        "| " + " | ".join([row[0].ljust(widths[0])] + [
+            cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)
+        ]) + " |"
+        for row in table
+    ]  # fmt: skip
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    return "\n".join([lines[0], "| " + " | ".join(rule) + " |", *lines[1:]])
+
+
+def describe_machine() -> str:
+    """Hardware and versions, on one line."""
+    there = describe_environment()
+    cpu, packages = there["cpu"], there["packages"]
+    gpus = [gpu["name"] for gpu in there["gpus"]]
+    hardware = [*gpus, f"{cpu['usable_cores']} cores of {cpu['model']}"]
+    versions = [f"{name} {packages[name]}" for name in ("torch", "transformers", "datasets")]
+    return f"{'; '.join(hardware)}; Python {there['python']}, {', '.join(versions)}"
+
+
+def make_parser(text: str) -> argparse.ArgumentParser:
+    """The options that every benchmark takes."""
+    parser = argparse.ArgumentParser(description=text)
+    parser.add_argument(
+        "--quick", action="store_true", help="a few steps only: shows that it runs, not how fast"
+    )
+    return parser

@@ -1,0 +1,66 @@
+"""Every benchmark runs, and prints its tables with their ratios; how fast is not for a test."""
+
+from __future__ import annotations
+
+import math
+import re
+import subprocess
+import sys
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path("benchmarks")
+TABLES = {
+    "start_up": ["/ import torch"],
+    "throughput": ["/ course"],
+    "input_pipeline": ["/ ours", "ratio", "mapped file, MB"],
+}
+SHARED_GROUND = "measurement"
+
+
+def read_tables(text: str) -> list[list[dict[str, str]]]:
+    """The Markdown tables of a text, each row by the names of its columns."""
+    tables = []
+    for block in re.findall(r"(?:^\|.*\|\n?)+", text, re.MULTILINE):
+        header, rule, *rows = [
+            [cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()
+        ]
+        assert all(re.fullmatch("-+:?", cell) for cell in rule)
+        tables.append([dict(zip(header, row, strict=True)) for row in rows])
+    return tables
+
+
+def test_every_benchmark_is_listed():
+    found = {path.stem for path in FOLDER.glob("*.py")}
+    assert found == {*TABLES, SHARED_GROUND}
+    page = (FOLDER / "README.md").read_text(encoding="utf-8")
+    makefile = Path("Makefile").read_text(encoding="utf-8")
+    for name in TABLES:
+        assert f"benchmarks/{name}.py" in page
+        assert f"benchmarks/{name}.py" in makefile
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "throughput",
+        pytest.param("input_pipeline", marks=pytest.mark.slow),
+        pytest.param("start_up", marks=pytest.mark.slow),
+    ],
+)
+def test_a_benchmark_prints_its_tables(name: str):
+    done = subprocess.run(
+        [sys.executable, "-W", "error", FOLDER / f"{name}.py", "--quick"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "torch " in done.stdout.splitlines()[0]
+    tables = read_tables(done.stdout)
+    assert len(tables) == len(TABLES[name])
+    for table, column in zip(tables, TABLES[name], strict=True):
+        assert len(table) >= 3
+        assert all(math.isfinite(float(row[column])) for row in table)
