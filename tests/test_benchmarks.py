@@ -6,7 +6,6 @@ import math
 import re
 import subprocess
 import sys
-from itertools import chain
 from pathlib import Path
 
 import pytest
