@@ -22,6 +22,10 @@ _DIGITS = ("mnist", "corrupt_mnist")
 _NEEDS = (
     ("pad_crop_fill", ("pad_crop_pixels",)),
     ("crop_aspect_ratio", ("crop_area_fraction",)),
+    (
+        "interpolation",
+        ("crop_area_fraction", "rotation_degrees", "scale_ratio", "shift_fraction"),
+    ),
     ("policy_num_ops", ("policy",)),
     ("policy_magnitude", ("policy",)),
     ("erase_area_fraction", ("erase_probability",)),
@@ -52,6 +56,9 @@ class AugmentationOptions(Section):
     """Shift each axis by a uniform part, within ± this, of the image's side."""
     scale_ratio: Annotated[float, Field(ge=1, le=4)] = 1.0
     """Scale by a factor between 1 / this and this, uniform in its logarithm."""
+    interpolation: Literal["bilinear", "nearest"] = "bilinear"
+    """How crop, rotation, shift and scale fetch a pixel: mixed from its four neighbours, or as the
+    nearest one is, which fits pictures that were turned in that way before."""
     horizontal_flip: Probability = 0.0
     """Mirror left and right, with this probability. It changes what a digit or a letter is."""
     vertical_flip: Probability = 0.0

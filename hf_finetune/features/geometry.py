@@ -95,7 +95,7 @@ def move(images: Tensor, options: AugmentationOptions, keys: Keys) -> Tensor:
     directions = [keys.signed(draw) for draw in (Draw.SHIFT_X, Draw.SHIFT_Y)]
     shifts = options.shift_fraction * np.stack(directions, axis=1)
     # A crop alone brings nothing in from outside; black would darken the edges that it touches.
-    return transform(images, angles, scales, shifts, crops, black_outside=turns)
+    return transform(images, angles, scales, shifts, crops, turns, options.interpolation)
 
 
 def draw_crops(options: AugmentationOptions, keys: Keys, aspect_ratio: float) -> Crops:
@@ -157,6 +157,7 @@ def transform(
     shifts: NDArray[np.float64],
     crops: Crops | None = None,
     black_outside: bool = True,
+    interpolation: str = "bilinear",
 ) -> Tensor:
     """Crops, rotates, scales and then shifts each image about its centre, in one resampling.
 
@@ -168,9 +169,10 @@ def transform(
             right and down.
         crops: What is enlarged to the image's size before the rest; None is all of it.
         black_outside: Whether it is black outside the image; else its edge goes on.
+        interpolation: `bilinear` between the pixels, or the `nearest` one.
 
     Returns:
-        float32 `[B, C, H, W]`, bilinear between the pixels.
+        float32 `[B, C, H, W]`.
     """
     height, width = images.shape[-2:]
     # The grid asks where each pixel comes from, so this is the inverse: shift back, then turn and
@@ -182,7 +184,7 @@ def transform(
     if crops is not None:
         linear = crops.sides[:, :, None] * linear
         offsets = crops.sides[:, :, None] * offsets + crops.centres[:, :, None]
-    return resample(images, linear, offsets, black_outside)
+    return resample(images, linear, offsets, black_outside, interpolation)
 
 
 def resample(
@@ -190,6 +192,7 @@ def resample(
     linear: NDArray[np.float64],
     offsets: NDArray[np.float64],
     black_outside: bool = True,
+    interpolation: str = "bilinear",
 ) -> Tensor:
     """Fetches every pixel from where an affine map says, on a scale from -1 to 1 over the image.
 
@@ -198,14 +201,15 @@ def resample(
         linear: float64 `[B, 2, 2]`, from (x, y) of the result to (x, y) of the image.
         offsets: float64 `[B, 2, 1]`, added to that.
         black_outside: Whether it is black outside the image; else its edge goes on.
+        interpolation: `bilinear` between the pixels, or the `nearest` one.
 
     Returns:
-        float32 `[B, C, H, W]`, bilinear between the pixels.
+        float32 `[B, C, H, W]`.
     """
     matrices = torch.from_numpy(np.concatenate([linear, offsets], axis=2).astype(np.float32))
     grid = affine_grid(matrices, list(images.shape), align_corners=False)
     padding = "zeros" if black_outside else "border"
-    return grid_sample(images, grid, mode="bilinear", padding_mode=padding, align_corners=False)
+    return grid_sample(images, grid, mode=interpolation, padding_mode=padding, align_corners=False)
 
 
 def flip(images: Tensor, options: AugmentationOptions, keys: Keys) -> Tensor:
