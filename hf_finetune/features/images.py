@@ -26,7 +26,9 @@ from hf_finetune.features.color import to_grey
 from hf_finetune.features.draws import Keys
 from hf_finetune.features.mixing import mix
 from hf_finetune.features.resizing import FILTERS, resize
+from hf_finetune.features.reused_memory import ReusedMemory
 
+_BLOCK_PIXELS = 4 * 224 * 224
 _MOST_LEVELS_APART = 2.0  # torchvision's resize and Pillow's differ by about one level
 
 
@@ -96,6 +98,7 @@ class ImageCollator:
         on = training and changes_images(options.augmentation)
         self.augmentation: AugmentationOptions | None = options.augmentation if on else None
         self.seed = seed
+        self._memory = ReusedMemory()
         if callable(processor):
             _check_agreement(processor, self.settings)
 
@@ -171,7 +174,7 @@ class ImageCollator:
             pixels = to_grey(pixels, whole_levels)
         if self.augmentation is not None and keys is not None:
             pixels = augment(pixels, self.augmentation, self.seed, *keys, whole_levels=whole_levels)
-        return _finish(pixels, whole_levels, self.settings)
+        return _finish(pixels, whole_levels, self.settings, self._memory)
 
 
 def _as_tensor(values: Any) -> Tensor:
@@ -187,20 +190,39 @@ def _as_pixels(images: Tensor) -> Tensor:
     return images.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
 
 
-def _finish(pixels: Tensor, whole_levels: bool, settings: ImageSettings) -> Tensor:
+def _finish(
+    pixels: Tensor, whole_levels: bool, settings: ImageSettings, memory: ReusedMemory
+) -> Tensor:
     """Resizes, cuts and normalises pixels `[B, C, H, W]`, in their own memory where it fits."""
-    if settings.size is not None:
-        size = _target_size(settings.size, pixels.shape[-2], pixels.shape[-1])
-        pixels = resize(pixels, *size, settings.resample, whole_levels=whole_levels)
-    if settings.crop_size is not None:
-        pixels = _center_crop(pixels, *settings.crop_size)
+    scale = torch.tensor(settings.scale if whole_levels else settings.float_scale)[:, None, None]
+    offset = torch.tensor(settings.offset)[:, None, None]
     channels = settings.num_channels or pixels.shape[1]
-    scale = settings.scale if whole_levels else settings.float_scale
-    if len(set(zip(scale, settings.offset, strict=True))) == 1:
+    if bool(((scale == scale[0]) & (offset == offset[0])).all()):
         # One channel is enough until the model reads three: less than half the time.
-        return pixels.mul_(scale[0]).add_(settings.offset[0]).expand(-1, channels, -1, -1)
-    pixels = pixels * torch.tensor(scale)[:, None, None]
-    return pixels.add_(torch.tensor(settings.offset)[:, None, None])
+        scale, offset = scale[:1], offset[:1]
+    size, (height, width) = _sizes_between(pixels, settings)
+    made = max(pixels.shape[1], len(scale))
+    if pixels.shape[1] == made and pixels.shape[-2:] == size == (height, width):
+        return pixels.mul_(scale).add_(offset).expand(-1, channels, -1, -1)
+    # Some images at a time, so that what lies between stays in the processor's cache.
+    result = memory.empty(len(pixels), made, height, width)
+    count = max(1, _BLOCK_PIXELS // (height * width))
+    for block, finished in zip(pixels.split(count), result.split(count), strict=True):
+        resized = resize(block, *size, settings.resample, whole_levels=whole_levels)
+        cropped = _center_crop(resized, height, width)
+        torch.mul(cropped, scale, out=finished).add_(offset)
+    return result.expand(-1, channels, -1, -1)
+
+
+def _sizes_between(
+    pixels: Tensor, settings: ImageSettings
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(height, width) of pixels `[B, C, H, W]` once resized, and once cropped."""
+    height, width = pixels.shape[-2:]
+    size = (height, width)
+    if settings.size is not None:
+        size = _target_size(settings.size, height, width)
+    return size, settings.crop_size or size
 
 
 def _target_size(size: tuple[int, int] | int, height: int, width: int) -> tuple[int, int]:
@@ -311,7 +333,7 @@ def _check_agreement(processor: Any, settings: ImageSettings) -> None:
     picture = np.rint(127.5 + 120 * np.stack(waves, axis=-1)).astype(np.uint8)
     picture = picture[..., 0] if channels == 1 else picture
     theirs = torch.as_tensor(processor(picture, return_tensors="pt")["pixel_values"])
-    ours = _finish(_as_pixels(torch.from_numpy(picture[None])), True, settings)
+    ours = _finish(_as_pixels(torch.from_numpy(picture[None])), True, settings, ReusedMemory())
     apart = float("inf")
     if theirs.shape == ours.shape:
         level = torch.tensor(settings.scale)[:, None, None]

@@ -139,18 +139,21 @@ def _resize_by_products(
 def _multiply_columns(planes: Tensor, weights: Tensor, whole_levels: bool) -> Tensor:
     if planes.shape[-1] == len(weights):
         return planes
-    return _settle(planes.to(weights.dtype) @ weights.T, whole_levels)
+    return _multiply(planes.to(weights.dtype), weights.T.expand(len(planes), -1, -1), whole_levels)
 
 
 def _multiply_rows(weights: Tensor, planes: Tensor, whole_levels: bool) -> Tensor:
     if planes.shape[-2] == len(weights):
         return planes
-    return _settle(weights @ planes.to(weights.dtype), whole_levels)
+    return _multiply(weights.expand(len(planes), -1, -1), planes.to(weights.dtype), whole_levels)
 
 
-def _settle(levels: Tensor, whole_levels: bool) -> Tensor:
-    """Rounds (halves up) and clips in place, where levels are whole."""
-    return levels.add_(0.5).floor_().clamp_(0, 255) if whole_levels else levels
+def _multiply(left: Tensor, right: Tensor, whole_levels: bool) -> Tensor:
+    """Products of matrices `[N, …, …]`; rounded (halves up) and clipped where levels are whole."""
+    if not whole_levels:
+        return torch.bmm(left, right)
+    half = torch.full((), 0.5, dtype=left.dtype)
+    return torch.baddbmm(half, left, right).floor_().clamp_(0, 255)
 
 
 @lru_cache(maxsize=64)
