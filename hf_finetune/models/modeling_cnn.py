@@ -155,7 +155,9 @@ def _block(config: CnnConfig, in_channels: int, out_channels: int) -> nn.Sequent
         others = [Residual(*others)]
     pool = [POOLS[config.pool](2)] if config.pool != "none" else []
     if config.pool_after == "first":
-        return nn.Sequential(*first, *pool, *others)
+        # Before norm and activation, which then have a quarter of the pixels to do.
+        convolution, *rest = first
+        return nn.Sequential(convolution, *pool, *rest, *others)
     return nn.Sequential(*first, *others, *pool)
 
 

@@ -105,7 +105,7 @@ def test_a_block_pools_where_it_is_told_and_adds_what_the_first_convolution_gave
     settings = {"channels": [4], "convolutions_per_block": 2, "norm": "none"}
     model = small(**settings, pool_after="first", residual=True)
     kinds = [type(layer).__name__ for layer in model.features[0]]
-    assert kinds == ["Conv2d", "ReLU", "MaxPool2d", "Residual"]
+    assert kinds == ["Conv2d", "MaxPool2d", "ReLU", "Residual"]
     first, others = model.features[0][:3], model.features[0][3]
     images = torch.randn(2, 1, 28, 28)
     halved = first(images)
