@@ -26,13 +26,16 @@ check: $(READY)
 	$(BIN)/mypy
 
 # Prints the tables of benchmarks/README.md as they come out here; let nothing else run meanwhile.
-# The folders of the full data sets: make benchmark CORRUPT_MNIST=DIR FASHION_MNIST=DIR
+# The folders of the full data sets:
+# make benchmark CORRUPT_MNIST=DIR FASHION_MNIST=DIR SPOKEN_DIGITS=DIR
 benchmark: $(READY)
 	@$(BIN)/python benchmarks/start_up.py
 	@echo
 	@$(BIN)/python benchmarks/throughput.py $(if $(CORRUPT_MNIST),--root $(CORRUPT_MNIST))
 	@echo
 	@$(BIN)/python benchmarks/input_pipeline.py $(if $(FASHION_MNIST),--root $(FASHION_MNIST))
+	@echo
+	@$(BIN)/python benchmarks/audio_training.py $(if $(SPOKEN_DIGITS),--root $(SPOKEN_DIGITS))
 
 # python3 -m venv needs ensurepip, which some systems leave out; uv brings its own pip then.
 $(BIN)/python:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 # As the command line does; read when torch is loaded.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import datasets
 import numpy as np

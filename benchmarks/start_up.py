@@ -23,7 +23,7 @@ model: {name: cnn, preset: course}
 FAULTY = CONFIG + "train: {learning_rat: 1e-3}\n"
 FIRST_STEP = """
 import os, sys, time
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 from hf_finetune import finetune, load_config
 
 class Stop:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 # As the command line does; read when torch is loaded.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import numpy as np
 import torch
@@ -96,10 +96,9 @@ def run_engine(setting: Setting, engine: str) -> float:
     watch = Stopwatch(setting)
     with contextlib.redirect_stdout(io.StringIO()):
         run = create_run_dir(bench.config)
-        job, ears = prepare_job(bench, run, None, (watch,), quiet=False)
-        kind("engines", engine).fit(dataclasses.replace(job, stop_after=watch.last))
-        for ear in ears:
-            ear.finish()
+        job, trackers, console = prepare_job(bench, run, None, (watch,), quiet=False)
+        with trackers.until_the_end(), console:
+            kind("engines", engine).fit(dataclasses.replace(job, stop_after=watch.last))
     return watch.seconds
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from hf_finetune.clip_fitting import fit_clips
 from hf_finetune.config import RunConfig
 from hf_finetune.data import LoadedData, load_data
 from hf_finetune.data.preparation import pixel_statistics
@@ -29,6 +30,7 @@ from hf_finetune.evaluation.prediction import Predictor
 from hf_finetune.features import collator_for, partners_for
 from hf_finetune.features.audio_options import check_audio
 from hf_finetune.features.augmentation_options import check_augmentation
+from hf_finetune.keeping import Keeping, settle_keeping
 from hf_finetune.losses import Loss
 from hf_finetune.models import Classifier, DataDescription, build_model
 from hf_finetune.plugins import metrics_of
@@ -48,6 +50,7 @@ class Workbench:
         data: The splits.
         classifier: The model, on its device and in its memory format, with its processor.
         loss: The loss.
+        keeping: What is kept of a frozen front end's work; None where there is nothing to keep.
     """
 
     config: RunConfig
@@ -55,13 +58,15 @@ class Workbench:
     data: LoadedData
     classifier: Classifier
     loss: Loss
+    keeping: Keeping | None = None
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What the run survives; each stands in its plan and its record."""
-        options, channels = self.config.features.augmentation, self.data.image_shape.channels
-        doubts = check_augmentation(options, self.config.data.name, channels)
-        doubts += check_audio(self.config.features.audio)
+        options, shape = self.config.features.augmentation, self.data.image_shape
+        doubts = check_audio(self.config.features.audio)
+        if shape is not None:
+            doubts += check_augmentation(options, self.config.data.name, shape.channels)
         return (*self.data.warnings, *self.classifier.warnings, *self._never_thawed(), *doubts)
 
     def _never_thawed(self) -> tuple[str, ...]:
@@ -76,14 +81,23 @@ class Workbench:
         )
 
     def make_loader(
-        self, split: str, training: bool = False
+        self, split: str, training: bool = False, ready: bool = True
     ) -> DataLoader[dict[str, torch.Tensor]]:
-        """A loader of a split: shuffled and augmented for training, else plain and in order."""
+        """A loader of a split: shuffled and augmented for training, else plain and in order.
+
+        Args:
+            split: train, validation or test.
+            training: Whether it is read for training.
+            ready: Whether what is kept of a frozen front end's work may stand in for the examples;
+                not where somebody wants to see or hear them.
+        """
         train, seed, features = self.config.train, self.config.seed, self.config.features
         classifier, rows = self.classifier, self.data.splits[split]
         collator = collator_for(
             classifier.processor, features, seed, training, classifier.model.config
         )
+        if ready and self.keeping is not None:
+            collator = self.keeping.equip(split, rows, collator, classifier)
         size = train.per_device_train_batch_size if training else train.per_device_eval_batch_size
         return make_loader(
             rows,
@@ -155,22 +169,27 @@ def assemble(config: RunConfig) -> Workbench:
 
 def assemble_with(config: RunConfig, data: LoadedData, classifier: Classifier | None) -> Workbench:
     """As `assemble`, on data that is loaded already, and on a given classifier if there is one."""
-    loss: Loss = kind_of(config.loss).build(config.loss, data.label_names, data.class_counts)
     if classifier is None:
         seed_everything(config.seed)
         classifier = build_model(config.model, describe(data))
+    data = fit_clips(data, config, classifier)
+    loss: Loss = kind_of(config.loss).build(config.loss, data.label_names, data.class_counts)
     compute = settle_compute(config.compute, classifier.channels_last)
     model: nn.Module = classifier.model
     model.to(compute.device)
     if compute.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub
-    return Workbench(config, compute, data, classifier, loss)
+    keeping = settle_keeping(config, data, classifier, compute)
+    return Workbench(config, compute, data, classifier, loss, keeping)
 
 
 def describe(data: LoadedData) -> DataDescription:
     """What a model needs to know of the data."""
-    mean, std = pixel_statistics(data.splits["train"])
     shape = data.image_shape
+    if shape is None:
+        rate = data.audio_shape.sampling_rate_hz if data.audio_shape else None
+        return DataDescription(data.label_names, None, None, 1, (), (), "audio", rate)
+    mean, std = pixel_statistics(data.splits["train"])
     return DataDescription(data.label_names, shape.height, shape.width, shape.channels, mean, std)
 
 

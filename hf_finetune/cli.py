@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from hf_finetune import __version__
+from hf_finetune import __version__, comparison_verb, publishing_verb, split_verbs
 from hf_finetune.errors import UserError
+from hf_finetune.hub.verb import add_words, push
+from hf_finetune.stopping import stoppable
+from hf_finetune.trackers import comet_verb
 
 if TYPE_CHECKING:
     from hf_finetune.config import RunConfig
@@ -39,9 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0; 2 after an error that the user can mend; 130 after Ctrl-C.
     """
-    # Read when torch is loaded: threads that wait for each other sleep rather than spin. On a
-    # machine that does other things too, spinning made a training step several times slower.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Read when torch is loaded: threads that wait for each other spin briefly, then sleep. To sleep
+    # at once made a training step slower by a tenth or more, and to spin on by several times where
+    # the machine does other things too.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         arguments = _parse(sys.argv[1:] if argv is None else argv)
         run: Callable[[argparse.Namespace], int] = arguments.run
@@ -61,6 +65,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     """Reads the words; settings (`key=value`) may stand anywhere after the verb."""
     parser = _build_parser()
     arguments, rest = parser.parse_known_args(argv)
+    if hasattr(arguments, "model") and arguments.revision is not None:  # not `push`: it has none
+        arguments.model = f"{arguments.model}@{arguments.revision}"
     unknown = [word for word in rest if "=" not in word or word.startswith("-")]
     if unknown or (rest and not hasattr(arguments, "overrides")):
         parser.error(_explain_unknown((unknown or rest)[0]))
@@ -119,18 +125,23 @@ def _build_parser() -> argparse.ArgumentParser:
     summary = _add(verbs, "summary", _summary, "show layers, shapes and parameters")
     _add_config(summary)
 
-    verify = _add(verbs, "verify-engines", _verify, "show that both engines agree bit for bit")
-    _add_config(verify)
-    verify.add_argument("--steps", type=int, default=20, metavar="K", help="steps to compare (20)")
+    _add_splitting(verbs)
+    _add_tools(verbs)
 
-    download = _add(verbs, "download", _download, "fetch a published data set, checked and resumed")
-    download.add_argument("name", metavar="NAME", help="such as mnist or corrupt_mnist")
-    download.add_argument("--to", metavar="DIR", help="folder; by default where it is looked for")
-    download.add_argument("--mirror", metavar="URL", help="address that holds the same files")
+    push_data = _add(
+        verbs,
+        "push-data",
+        publishing_verb.push_data,
+        "publish a data set with its splits and a card",
+    )
+    _add_config(push_data)
+    publishing_verb.add_words(push_data)
 
-    doctor = _add(verbs, "doctor", _doctor, "say what this machine is and what will break on it")
-    doctor.add_argument("--benchmark", action="store_true", help="time products of large matrices")
-    doctor.add_argument("--format", default="text", choices=["text", "json"])
+    add_words(_add(verbs, "push", push, "push a run to the Hugging Face Hub, with a model card"))
+    comet_verb.add_words(_add(verbs, "comet", comet_verb.comet, "send offline runs to Comet"))
+
+    compare = _add(verbs, "compare", comparison_verb.compare, "show runs beside each other")
+    comparison_verb.add_words(compare)
 
     _add(verbs, "schema", _schema, "print the JSON schema of configurations, for editors")
     return parser
@@ -153,6 +164,33 @@ def _add_predict(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )
 
 
+def _add_tools(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    verify = _add(verbs, "verify-engines", _verify, "show that both engines agree bit for bit")
+    _add_config(verify)
+    verify.add_argument("--steps", type=int, default=20, metavar="K", help="steps to compare (20)")
+
+    download = _add(verbs, "download", _download, "fetch a published data set, checked and resumed")
+    download.add_argument("name", metavar="NAME", help="such as mnist or corrupt_mnist")
+    download.add_argument("--to", metavar="DIR", help="folder; by default where it is looked for")
+    download.add_argument("--mirror", metavar="URL", help="address that holds the same files")
+
+    doctor = _add(verbs, "doctor", _doctor, "say what this machine is and what will break on it")
+    doctor.add_argument("--benchmark", action="store_true", help="time products of large matrices")
+    doctor.add_argument("--format", default="text", choices=["text", "json"])
+
+
+def _add_splitting(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    run = split_verbs.cross_validate
+    folds = _add(verbs, "cross-validate", run, "train once a fold, and sum up")
+    _add_config(folds)
+    split_verbs.add_fold_words(folds)
+
+    text = "find leaks, copies and near copies in the data"
+    audit = _add(verbs, "audit", split_verbs.audit, text)
+    _add_config(audit)
+    split_verbs.add_audit_words(audit)
+
+
 def _add(
     verbs: argparse._SubParsersAction[argparse.ArgumentParser],
     name: str,
@@ -172,8 +210,11 @@ def _add_config(parser: argparse.ArgumentParser, required: bool = True) -> None:
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "model", metavar="MODEL", help="a run, a model folder, or a state_dict file (with --config)"
+        "model",
+        metavar="MODEL",
+        help="a run, a model folder, OWNER/NAME on the Hub, or a state_dict file (with --config)",
     )
+    parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit on the Hub")
     _add_config(parser, required=False)
 
 
@@ -184,12 +225,8 @@ def _read_config(arguments: argparse.Namespace) -> RunConfig:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    # A scheduler's goodbye is a stop like Ctrl-C: the run's record says so.
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
+    with stoppable():
         return _run_training(arguments)
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _run_training(arguments: argparse.Namespace) -> int:
@@ -299,8 +336,9 @@ def _summary(arguments: argparse.Namespace) -> int:
     from hf_finetune.models.summary import format_summary
 
     bench = assemble(config)
-    batch = next(iter(bench.make_loader("validation")))
-    print(format_summary(bench.classifier.model, tuple(batch["pixel_values"].shape[1:])))
+    batch = next(iter(bench.make_loader("validation", ready=False)))
+    model = bench.classifier.model
+    print(format_summary(model, tuple(batch[model.main_input_name].shape[1:])))
     return 0
 
 

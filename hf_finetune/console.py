@@ -77,7 +77,7 @@ class Console:
         print(line, flush=True)
         self._bar.refresh()
 
-    def finish(self) -> None:
+    def close(self) -> None:
         """Takes the bar away."""
         self._bar.close()
 
@@ -118,8 +118,14 @@ def format_scores(split: str, scores: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def format_result(run: Path, metrics: Mapping[str, Any]) -> str:
-    """The table at the end: what came out, where it lies, and what to type next."""
+def format_result(run: Path, metrics: Mapping[str, Any], file: str = "IMAGE.png") -> str:
+    """The table at the end: what came out, where it lies, and what to type next.
+
+    Args:
+        run: The run directory.
+        metrics: As in metrics.json.
+        file: What stands for a file to predict.
+    """
     validation = metrics["validation"]
     return format_table(
         {
@@ -129,7 +135,7 @@ def format_result(run: Path, metrics: Mapping[str, Any]) -> str:
             "training": f"{metrics['steps']} steps in {metrics['train_seconds']:.1f} s",
             "run directory": str(run),
             **({"curves": str(run / "curves.png")} if (run / "curves.png").exists() else {}),
-            "type next": f"{find_command()} predict {run} IMAGE.png",
+            "type next": f"{find_command()} predict {run} {file}",
         }
     )
 

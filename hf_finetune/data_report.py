@@ -5,7 +5,7 @@ Place: between the data room, which looks, and the terminal and folder that show
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from hf_finetune.config import RunConfig
 from hf_finetune.console import format_columns, format_table
 from hf_finetune.data import LoadedData, load_data
-from hf_finetune.data.duplicates import Duplicate
+from hf_finetune.data.duplicates import Duplicate, describe_duplicates
 from hf_finetune.data.image_statistics import to_unit_scale
 from hf_finetune.data.inspection import (
     MOST_CLASSES,
@@ -50,9 +50,14 @@ def report_data(config: RunConfig, folder: str | Path | None = None) -> str:
         UserError: The data can't be used, or a file of another make is in a picture's place.
     """
     place = Path(folder or Path(config.run.directory) / "inspection" / config.name)
+    data = load_data(config.data)
+    if data.audio_shape is not None:
+        from hf_finetune.sound_report import report_sound
+
+        return report_sound(data, config.name, config.data.name, place)
     for name in (_EXAMPLES, _CLASS_MEANS, _GROUP_MEANS):
         check_own(place / name)
-    found = inspect_data(load_data(config.data))
+    found = inspect_data(data)
     drawn = _draw_pictures(found, config.name, place)
     return f"{format_inspection(found, config.data.name)}\n\npictures  {', '.join(drawn)}"
 
@@ -71,14 +76,15 @@ def format_inspection(found: Inspection, name: str) -> str:
         f"{data.split_description}",
         "images": _describe_images(found),
         "leaks": describe_leaks(data),
-        "duplicates": _describe_duplicates(found.duplicates),
+        "duplicates": describe_duplicates(found.duplicates, "images"),
     }
     for number, duplicate in enumerate(found.duplicates[:_NAMED_DUPLICATES], start=1):
-        facts[f"duplicate {number}"] = _describe_duplicate(duplicate, data)
+        facts[f"duplicate {number}"] = describe_duplicate(duplicate, data)
     for number, warning in enumerate(data.warnings, start=1):
         facts[f"warning {number}"] = warning
-    parts = [format_table(facts), _format_splits(found), _format_classes(found)]
-    parts += [_format_groups(groups, data.label_names) for groups in found.groups]
+    classes = format_class_counts(data.label_names, found.class_counts)
+    parts = [format_table(facts), _format_splits(found), classes]
+    parts += [format_groups(groups, data.label_names) for groups in found.groups]
     return "\n\n".join(parts)
 
 
@@ -92,20 +98,8 @@ def _describe_images(found: Inspection) -> str:
     return f"{size} (height x width), {color}, {' and '.join(dtypes)}"
 
 
-def _describe_duplicates(duplicates: Sequence[Duplicate]) -> str:
-    if not duplicates:
-        return "none: no two images have the same pixels"
-    across = sum(one.is_across_splits for one in duplicates)
-    differ = sum(not one.labels_agree for one in duplicates)
-    parts = [
-        f"{len(duplicates):,} images occur more than once",
-        f"{across:,} of them in several splits, which flatters the score" if across else "",
-        f"the labels of {differ:,} disagree, so one is wrong" if differ else "all labels agree",
-    ]
-    return "; ".join(part for part in parts if part)
-
-
-def _describe_duplicate(duplicate: Duplicate, data: LoadedData) -> str:
+def describe_duplicate(duplicate: Duplicate, data: LoadedData) -> str:
+    """A set of equal examples: their names, splits and classes."""
     places = zip(duplicate.ids, duplicate.splits, duplicate.labels, strict=True)
     named = [f"{name} ({split}, {data.label_names[label]})" for name, split, label in places]
     return " = ".join(named[:_NAMED_DUPLICATES]) + (" = …" if named[_NAMED_DUPLICATES:] else "")
@@ -123,16 +117,16 @@ def _format_splits(found: Inspection) -> str:
     return format_columns(header, rows) + "\n(mean and std of all pixels, on the scale 0 to 1)"
 
 
-def _format_classes(found: Inspection) -> str:
-    names = found.data.label_names
+def format_class_counts(names: Sequence[str], counts: Mapping[str, Sequence[int]]) -> str:
+    """Rows of each class by split, in the order of the label ids."""
     rows = [
-        (name, *(f"{counts[label]:,}" for counts in found.class_counts.values()))
+        (name, *(f"{by_class[label]:,}" for by_class in counts.values()))
         for label, name in enumerate(names[:MOST_CLASSES])
     ]
-    return _cut_off(format_columns(("class", *found.class_counts), rows), len(names) - len(rows))
+    return _cut_off(format_columns(("class", *counts), rows), len(names) - len(rows))
 
 
-def _format_groups(groups: Groups, label_names: Sequence[str]) -> str:
+def format_groups(groups: Groups, label_names: Sequence[str]) -> str:
     """One group column: rows of each group by split, and its angle where groups are turned."""
     angles = groups.angles
     header = [groups.column, *(splits := ("train", "validation", "test"))]

@@ -27,7 +27,7 @@ from hf_finetune.matrix_products import COURSE_SIZE, ProductTiming, list_devices
 from hf_finetune.runs.environment import describe_environment
 
 _OPTIONAL = ("torchvision", "torchcodec")
-_OMP_SETTINGS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MKL_NUM_THREADS")
+_OMP_SETTINGS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "MKL_NUM_THREADS")
 _COMET_MODES = ("get_or_create", "create", "get")
 _LEAST_FREE_BYTES = 2**30
 _GIB = 2**30

@@ -1,20 +1,27 @@
-"""What a model says of image files over many samples of its dropout; `predict --mc-dropout`.
+"""What a model says of files over many samples of its dropout; `predict --mc-dropout`.
 
 Place: beside `inference`, which reads the files; the sampling is `evaluation.uncertainty`'s.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_finetune.console import format_columns
 from hf_finetune.errors import UserError
-from hf_finetune.inference import find_inverted, format_rows, load_for_files, read_batches
+from hf_finetune.inference import (
+    FileReading,
+    find_inverted,
+    format_rows,
+    load_for_files,
+    read_batches,
+)
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from hf_finetune.evaluation.uncertainty import DropoutSamples
@@ -50,11 +57,11 @@ def sample_files(
     seed: int = 0,
     histogram: str | Path | None = None,
 ) -> list[SampledAnswer]:
-    """Predicts image files many times with dropout switched on (Monte Carlo dropout).
+    """Predicts files, images or sound, many times with dropout switched on (Monte Carlo dropout).
 
     Args:
         model: Run, folder or state_dict file.
-        files: Image files.
+        files: Image or sound files.
         config_path: Configuration; needed for a state_dict file.
         overrides: Settings to change.
         num_samples: Predictions of each file.
@@ -62,8 +69,8 @@ def sample_files(
         histogram: PNG file to draw the predictions of the one file to.
 
     Raises:
-        UserError: The model can't be used or has no dropout, a file is missing or no image, or the
-            histogram can't be drawn.
+        UserError: The model can't be used or has no dropout, a file is missing or not of its kind,
+            or the histogram can't be drawn.
     """
     from hf_finetune.evaluation.uncertainty import sample_dropout
 
@@ -71,18 +78,18 @@ def sample_files(
         raise UserError(f"--mc-dropout: must be at least 1 sample, got {num_samples}.")
     if histogram is not None:
         _check_histogram(Path(histogram), files)
-    classifier, background = load_for_files(model, files, config_path, overrides)
+    classifier, reading = load_for_files(model, files, config_path, overrides)
     answers = []
-    for part, pixel_values in read_batches(classifier, files, background):
-        batch = [{"pixel_values": pixel_values}]
-        samples = sample_dropout(classifier.model, batch, num_samples, seed)
-        inverted = find_inverted(pixel_values, classifier.processor)
+    for part, batch in read_batches(classifier, files, reading):
+        samples = sample_dropout(classifier.model, [batch], num_samples, seed)
+        inverted = find_inverted(batch, classifier.processor)
         answers += [
             _describe_samples(classifier, samples, row, file, inverted[row])
             for row, file in enumerate(part)
         ]
         if histogram is not None:
-            _draw_histogram(Path(histogram), classifier, pixel_values[0], samples, answers[0])
+            picture = _picture_of(classifier, batch, files[0], reading)
+            _draw_histogram(Path(histogram), classifier, picture, samples, answers[0])
     return answers
 
 
@@ -111,14 +118,26 @@ def _check_histogram(path: Path, files: Sequence[str]) -> None:
     from hf_finetune.runs.pictures import check_own
 
     if len(files) != 1:
-        raise UserError(f"--histogram: shows one image, got {len(files)}. Name one image file.")
+        raise UserError(f"--histogram: shows one file, got {len(files)}. Name one file.")
     check_own(path)
+
+
+def _picture_of(
+    classifier: Classifier, batch: Mapping[str, Tensor], file: str, reading: FileReading
+) -> np.ndarray:
+    """The file as the model sees or hears it: float `[1 or 3, H, W]`."""
+    if "pixel_values" in batch:
+        pixels: np.ndarray = batch["pixel_values"][0].numpy()
+        return pixels
+    from hf_finetune.clip_reading import draw_clip
+
+    return draw_clip(classifier, file, reading.features)
 
 
 def _draw_histogram(
     path: Path,
     classifier: Classifier,
-    pixels: Tensor,
+    picture: np.ndarray,
     samples: DropoutSamples,
     answer: SampledAnswer,
 ) -> None:
@@ -130,9 +149,7 @@ def _draw_histogram(
         f"predictive entropy {answer.predictive_entropy:.3f} nats, "
         f"mutual information {answer.mutual_information:.3f} nats"
     )
-    write_picture(
-        path, lambda place: draw_votes(pixels.numpy(), samples.votes[0], names, place, title)
-    )
+    write_picture(path, lambda place: draw_votes(picture, samples.votes[0], names, place, title))
 
 
 def format_samples(answers: Sequence[SampledAnswer], style: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,20 @@ from hf_finetune.engines.checkpoints import find_latest, load_weights, read_prog
 from hf_finetune.engines.job import Listener, TrainingJob
 from hf_finetune.engines.progress import Progress
 from hf_finetune.errors import UserError
+from hf_finetune.gallery import BenchGallery
+from hf_finetune.hub import check_hub, interim_pushes, push_finished
 from hf_finetune.models import merge_adapters
 from hf_finetune.planning import plan_run
 from hf_finetune.registry import kind
 from hf_finetune.runs.results import write_results, write_start
 from hf_finetune.runs.run_dir import RunDir, create_run_dir, load_unfinished_run
-from hf_finetune.trackers import Tracker, start_trackers
+from hf_finetune.trackers import (
+    TrackedRun,
+    Trackers,
+    check_trackers,
+    start_trackers,
+    status_after,
+)
 
 
 @dataclass(frozen=True)
@@ -57,20 +65,25 @@ def finetune(
     Raises:
         UserError: The data, the model or the run can't be used; the message says what to do.
     """
+    check_trackers(config.trackers, config.tracking)
+    check_hub(config)
     bench = assemble(config)
-    with open_run(bench, resume_from) as (run, checkpoint):
-        job, ears = prepare_job(bench, run, checkpoint, listeners, quiet)
-        try:
-            progress: Progress = kind("engines", config.train.engine).fit(job)
-        finally:
-            for ear in ears:
-                ear.finish()
-        if progress.best_weights is not None:
-            load_weights(job.model, progress.best_weights)
-        merge_adapters(job.model)
-        metrics = write_results(run, bench, progress)
+    with open_run(bench, resume_from) as (run, checkpoint), interim_pushes(run, bench) as pushes:
+        ears = (*listeners, *pushes)
+        job, trackers, console = prepare_job(bench, run, checkpoint, ears, quiet)
+        with trackers.until_the_end():
+            with console:
+                progress: Progress = kind("engines", config.train.engine).fit(job)
+            if progress.best_weights is not None:
+                load_weights(job.model, progress.best_weights)
+            merge_adapters(job.model)
+            metrics = write_results(run, bench, progress)
+            trackers.on_results()
     if not quiet and bench.compute.is_main_process:
-        print(f"\n{format_result(run.path, metrics)}")
+        file = "IMAGE.png" if bench.data.audio_shape is None else "CLIP.wav"
+        print(f"\n{format_result(run.path, metrics, file)}")
+    if bench.compute.is_main_process:
+        push_finished(run, config, quiet)
     return FinetuneResult(run, metrics)
 
 
@@ -98,8 +111,7 @@ def _see_through(
         yield run, checkpoint
     except BaseException as error:
         if is_main:
-            stopped = isinstance(error, KeyboardInterrupt | SystemExit)
-            run.finish("stopped" if stopped else "failed", error=f"{type(error).__name__}: {error}")
+            run.finish(status_after(error), error=f"{type(error).__name__}: {error}")
         if isinstance(error, KeyboardInterrupt):
             command = f"{find_command()} train --resume {run.path}"
             raise KeyboardInterrupt(f"stopped; go on with: {command}") from None
@@ -155,16 +167,20 @@ def prepare_job(
     checkpoint: Path | None,
     listeners: tuple[Listener, ...],
     quiet: bool,
-) -> tuple[TrainingJob, list[Tracker | Console]]:
-    """The training job with everyone who listens to it; prints the plan."""
-    ears: list[Any] = []
+) -> tuple[TrainingJob, Trackers, AbstractContextManager[object]]:
+    """The training job, its trackers, and what prints its progress; prints the plan."""
     job = bench.make_job(checkpoints=run.checkpoints, resume_from=checkpoint)
-    if bench.compute.is_main_process:
-        plan = plan_run(bench, job, run.path)
-        write_start(run, bench, plan)
-        num_records = read_progress(checkpoint)["num_records"] if checkpoint else 0
-        ears += start_trackers(bench.config.trackers, run.path, num_records)
-        if not quiet:
-            print(format_table(plan) + "\n", flush=True)
-            ears.append(Console(job.length.total_steps, run))
-    return job.with_listeners((*ears, *listeners)), ears
+    if not bench.compute.is_main_process:
+        return job.with_listeners(listeners), Trackers({}, run.warn), nullcontext()
+    plan = plan_run(bench, job, run.path)
+    write_start(run, bench, plan)
+    if not quiet:
+        print(format_table(plan) + "\n", flush=True)
+    config, gallery = bench.config, BenchGallery(bench)
+    num_records = read_progress(checkpoint)["num_records"] if checkpoint else 0
+    tracked = TrackedRun(run.path, config.tracking, num_records, gallery, run.warn)
+    trackers = start_trackers(config.trackers, tracked)
+    if quiet:
+        return job.with_listeners((trackers, *listeners)), trackers, nullcontext()
+    console = Console(job.length.total_steps, run)
+    return job.with_listeners((trackers, console, *listeners)), trackers, closing(console)

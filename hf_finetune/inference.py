@@ -1,21 +1,26 @@
 """What a trained model is for: scoring it on a split again, and naming the class of files.
 
 MODEL is a run directory (or the folder of a run's name: its newest finished run), a folder that
-`save_pretrained` wrote, or a plain `state_dict` file together with a configuration.
+`save_pretrained` wrote, a model of the Hub (`owner/name`, `owner/name@revision`), or a plain
+`state_dict` file together with a configuration.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_finetune.config import RunConfig, load_config
+from hf_finetune.config.yaml_text import read_file, read_yaml
 from hf_finetune.console import format_columns
 from hf_finetune.errors import DataError, ModelError, UserError
+from hf_finetune.features import FeatureOptions, takes_sound
+from hf_finetune.hub import TRAINING_CONFIG
+from hf_finetune.hub.location import locate_model
 from hf_finetune.runs.run_dir import MODEL, find_run
 
 if TYPE_CHECKING:
@@ -40,7 +45,7 @@ def resolve_model(
         UserError: There is no model at that path, or a state_dict file came without configuration.
     """
     config = load_config(config_path, overrides) if config_path else None
-    path = Path(model)
+    path = locate_model(model) or Path(model)
     if path.is_file():
         if config is None:
             raise UserError(
@@ -49,7 +54,7 @@ def resolve_model(
             )
         return path, config
     if (path / "config.json").is_file():
-        return path, config
+        return path, config or _read_pushed(path, overrides)
     run = find_run(path)
     if run is None:
         raise UserError(
@@ -62,6 +67,14 @@ def resolve_model(
             f"Go on with it: hf-finetune train --resume {run.path}"
         )
     return run.model, config or load_config(run.path / "config.yaml", overrides)
+
+
+def _read_pushed(folder: Path, overrides: Sequence[str]) -> RunConfig | None:
+    """The configuration that was pushed with a model, where there is one; plugins never come so."""
+    file = folder / TRAINING_CONFIG
+    if not file.is_file() or read_yaml(read_file(file), str(file)).tree.get("plugins"):
+        return None
+    return load_config(file, overrides)
 
 
 def _load(path: Path, config: RunConfig | None) -> Classifier:
@@ -154,29 +167,35 @@ def predict_files(
     overrides: Sequence[str] = (),
     top: int = 1,
 ) -> list[FileAnswer]:
-    """Names the class of image files, each brought to the size and channels that the model takes.
+    """Names the class of files, images or clips of sound, each brought to what the model takes.
 
     Args:
         model: Run, folder or state_dict file.
-        files: Image files.
+        files: Image or sound files.
         config_path: Configuration; needed for a state_dict file.
         overrides: Settings to change.
         top: How many classes to name.
 
     Raises:
-        UserError: The model can't be used, or a file is missing or no image.
+        UserError: The model can't be used, or a file is missing or not of its kind.
     """
     import torch
 
+    from hf_finetune.engines.step import model_inputs
+    from hf_finetune.evaluation.prediction import average_windows
+
     if top < 1:
         raise UserError(f"--top: must be at least 1, got {top}.")
-    classifier, background = load_for_files(model, files, config_path, overrides)
+    classifier, reading = load_for_files(model, files, config_path, overrides)
     network = classifier.model.eval()
     answers = []
-    for part, pixel_values in read_batches(classifier, files, background):
+    for part, batch in read_batches(classifier, files, reading):
+        inputs = {name: value.to(network.device) for name, value in model_inputs(batch).items()}
         with torch.inference_mode():
-            logits = network(pixel_values=pixel_values.to(network.device)).logits
-        inverted = find_inverted(pixel_values, classifier.processor)
+            logits = network(**inputs).logits
+        if "example" in batch:
+            logits = average_windows(logits, batch["example"].to(logits.device), len(part))
+        inverted = find_inverted(batch, classifier.processor)
         values, ids = logits.softmax(-1).topk(min(top, logits.shape[-1]))
         for row, file in enumerate(part):
             names = [network.config.id2label[i] for i in ids[row].tolist()]
@@ -185,50 +204,73 @@ def predict_files(
     return answers
 
 
+@dataclass(frozen=True)
+class FileReading:
+    """How files are brought to a model, as its run brought it its data.
+
+    Attributes:
+        background: What transparent images are laid on; None: the processor decides.
+        features: The configuration's section, which says how long clips are cut.
+    """
+
+    background: Background | None
+    features: FeatureOptions
+
+
 def load_for_files(
     model: str, files: Sequence[str], config_path: str | None, overrides: Sequence[str]
-) -> tuple[Classifier, Background | None]:
-    """The classifier, and what transparent files are laid on (None: the processor decides)."""
+) -> tuple[Classifier, FileReading]:
+    """The classifier, and how it is brought files."""
     path, config = resolve_model(model, config_path, overrides)
     for file in files:
         _check_file(file)
-    return _load(path, config), getattr(config.data, "background", None) if config else None
+    background = getattr(config.data, "background", None) if config else None
+    features = config.features if config else FeatureOptions()
+    return _load(path, config), FileReading(background, features)
 
 
 def _check_file(file: str) -> None:
     if Path(file).is_dir():
-        raise DataError(f"{file}: this is a folder. Name its images: {file}/*.png")
+        raise DataError(f"{file}: this is a folder. Name its files: {file}/*")
     if not Path(file).exists():
         raise DataError(f"{file}: there is no such file.")
 
 
 def read_batches(
-    classifier: Classifier, files: Sequence[str], background: Background | None
-) -> Iterator[tuple[Sequence[str], Tensor]]:
-    """Some files, and what the model takes of them: float32 `[B, C, H, W]`.
+    classifier: Classifier, files: Sequence[str], reading: FileReading
+) -> Iterator[tuple[Sequence[str], dict[str, Tensor]]]:
+    """Some files, and a model batch of them, as `hf_finetune.features` describes it.
 
     Files are decoded one by one: memory holds a single photograph, however many there are.
     """
     import torch
 
+    if takes_sound(classifier.processor):
+        from hf_finetune.clip_reading import read_clips
+
+        yield from read_clips(classifier, files, reading.features)
+        return
     for start in range(0, len(files), _BATCH_IMAGES):
         part = files[start : start + _BATCH_IMAGES]
         prepared = (
             classifier.processor(
-                images=[_fit_mode(_open_image(file, background), classifier.processor)],
+                images=[_fit_mode(_open_image(file, reading.background), classifier.processor)],
                 return_tensors="pt",
             )
             for file in part
         )
-        yield part, torch.cat([one["pixel_values"] for one in prepared])
+        yield part, {"pixel_values": torch.cat([one["pixel_values"] for one in prepared])}
 
 
-def find_inverted(pixel_values: Tensor, processor: Any) -> list[bool]:
+def find_inverted(batch: Mapping[str, Tensor], processor: Any) -> list[bool]:
     """Which images are bright at their border, where the training images are dark on the whole.
 
     The processor of a network trained from scratch keeps the mean of its training pixels; that of
-    a pretrained one keeps a mean too high to tell.
+    a pretrained one keeps a mean too high to tell. No clip of sound is.
     """
+    if "pixel_values" not in batch:
+        return [False] * len(next(iter(batch.values())))
+    pixel_values = batch["pixel_values"]
     if not getattr(processor, "do_normalize", False):
         return [False] * len(pixel_values)
     mean, std = (

@@ -12,6 +12,7 @@ from hf_finetune.engines.length_batches import LengthBatches
 from hf_finetune.engines.optimization import parameter_groups
 from hf_finetune.engines.options import ScheduleOptions
 from hf_finetune.features.audio_options import describe_audio_options
+from hf_finetune.trackers import describe_trackers
 
 
 def plan_run(bench: Workbench, job: TrainingJob, run: Path) -> dict[str, str]:
@@ -29,9 +30,10 @@ def plan_run(bench: Workbench, job: TrainingJob, run: Path) -> dict[str, str]:
         "leaks": describe_leaks(bench.data),
         "model": _describe_model(bench),
         "features": _describe_features(bench, job),
+        **({"front end": bench.keeping.describe()} if bench.keeping is not None else {}),
         "compute": _describe_compute(bench),
         "training": _describe_training(bench, job),
-        "trackers": ", ".join(dict.fromkeys(("jsonl", *config.trackers))),
+        "trackers": describe_trackers(config.trackers, config.tracking),
     }
     for number, warning in enumerate(bench.warnings, start=1):
         plan[f"warning {number}"] = warning

@@ -1,6 +1,6 @@
 """Makes `samples/` from the full data sets; run it only to make the samples anew.
 
-    python scripts/make_samples.py --corruptmnist DIR --fashion-mnist DIR
+    python scripts/make_samples.py --corruptmnist DIR --fashion-mnist DIR --spoken-digits DIR
 
 Corrupted MNIST: the course's own files (DTU MLOps, github.com/SkafteNicki/dtu_mlops, branch
 `data`), made from MNIST (Y. LeCun, C. Cortes, C. Burges; CC BY-SA 3.0). The sample keeps the file
@@ -9,6 +9,9 @@ names, the keys and the types; it holds the first rows of every file, and the zi
 
 Fashion-MNIST: the first rows of the four files as published (github.com/zalandoresearch/
 fashion-mnist; H. Xiao, K. Rasul, R. Vollgraf, 2017; MIT licence), as idx files, gzipped.
+
+Spoken digits: eight takes of each digit by each speaker of the Free Spoken Digit Dataset
+(github.com/Jakobovski/free-spoken-digit-dataset; Z. Jackson and others; CC BY-SA 4.0), as flac.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import struct
 import zipfile
 from pathlib import Path
 
+import soundfile
 import torch
 
 SAMPLES = Path(__file__).resolve().parent.parent / "samples"
@@ -50,6 +54,9 @@ SOURCE_SHA256 = {
         "train_target_5.pt": "7e7e1fba62c7711f34200831a3b635c6197e0044111e6bf6828ab00561f16e41",
     },
 }
+# Of the names and contents of the recordings that are taken, in the order of their names.
+SPOKEN_DIGITS_SHA256 = "be47eeacef3bef842ec18cd51b046d087c9cfdd58d6f2644ab1e9cc0e81e2ed9"
+SPOKEN_TAKES = 8
 
 
 def save_compressed(tensor: torch.Tensor, path: Path) -> None:
@@ -104,16 +111,42 @@ def make_fashion_mnist(source: Path, target: Path) -> None:
         (target / name).write_bytes(gzip.compress(header + body, mtime=0))
 
 
+def make_spoken_digits(source: Path, target: Path) -> None:
+    """Copies the first 8 takes of each digit by each speaker; the samples stay what they are.
+
+    Raises:
+        SystemExit: The recordings are others.
+    """
+    wanted = [
+        path
+        for path in sorted(source.glob("*.wav"))
+        if int(path.stem.rpartition("_")[2]) < SPOKEN_TAKES
+    ]
+    digest = hashlib.sha256()
+    for path in wanted:
+        digest.update(path.name.encode() + path.read_bytes())
+    if digest.hexdigest() != SPOKEN_DIGITS_SHA256:
+        raise SystemExit(f"{source}: the recordings are not the published ones.")
+    target.mkdir(parents=True, exist_ok=True)
+    for path in wanted:
+        samples, rate = soundfile.read(path, dtype="int16")
+        flac = target / f"{path.stem}.flac"
+        soundfile.write(flac, samples, rate, subtype="PCM_16", compression_level=1.0)
+
+
 def main() -> None:
     """Makes the samples that were asked for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--corruptmnist", type=Path, metavar="DIR")
     parser.add_argument("--fashion-mnist", type=Path, metavar="DIR")
+    parser.add_argument("--spoken-digits", type=Path, metavar="DIR")
     arguments = parser.parse_args()
     if arguments.corruptmnist:
         make_corruptmnist(arguments.corruptmnist, SAMPLES / "corruptmnist")
     if arguments.fashion_mnist:
         make_fashion_mnist(arguments.fashion_mnist, SAMPLES / "fashion_mnist")
+    if arguments.spoken_digits:
+        make_spoken_digits(arguments.spoken_digits, SAMPLES / "spoken_digits/recordings")
 
 
 if __name__ == "__main__":

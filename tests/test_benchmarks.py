@@ -15,6 +15,7 @@ TABLES = {
     "start_up": ["/ import torch"],
     "throughput": ["/ course"],
     "input_pipeline": ["/ ours", "ratio", "mapped file, MB"],
+    "audio_training": ["/ random", "/ bare", "ratio"],
 }
 SHARED_GROUND = "measurement"
 
@@ -46,6 +47,7 @@ def test_every_benchmark_is_listed():
     [
         "throughput",
         pytest.param("input_pipeline", marks=pytest.mark.slow),
+        pytest.param("audio_training", marks=pytest.mark.slow),
         pytest.param("start_up", marks=pytest.mark.slow),
     ],
 )

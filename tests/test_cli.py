@@ -330,13 +330,18 @@ def test_the_likeliest_slip_is_understood(capsys: pytest.CaptureFixture[str]):
     assert f"--config {SAMPLE}" in capsys.readouterr().err
 
 
-def test_waiting_threads_sleep_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch):
+def test_waiting_threads_spin_briefly_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     assert main(["schema"]) == 0
-    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert os.environ["GOMP_SPINCOUNT"] == "10000"
+    monkeypatch.setenv("GOMP_SPINCOUNT", "5")
+    assert main(["schema"]) == 0
+    assert os.environ["GOMP_SPINCOUNT"] == "5"
+    monkeypatch.delenv("GOMP_SPINCOUNT")
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     assert main(["schema"]) == 0
-    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+    assert "GOMP_SPINCOUNT" not in os.environ
 
 
 def test_version(capsys: pytest.CaptureFixture[str]):

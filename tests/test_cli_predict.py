@@ -100,7 +100,7 @@ def test_the_histogram_shows_one_image(
     before = Path(digits[1]).read_bytes()
     for wrong, message in (
         ([digits[0], "--mc-dropout", "5", "--histogram", digits[1]], "there already"),
-        ([*digits, "--mc-dropout", "5", "--histogram", "x.png"], "shows one image, got 3"),
+        ([*digits, "--mc-dropout", "5", "--histogram", "x.png"], "shows one file, got 3"),
         ([digits[0], "--mc-dropout", "5", "--histogram", "x.pdf"], "Call it x.png"),
         ([digits[0], "--histogram", "x.png"], "--mc-dropout 100"),
         ([digits[0], "--seed", "0"], "--seed: belongs to samples"),
@@ -138,8 +138,8 @@ def test_files_are_read_a_batch_at_a_time(
     Path(digits[2]).write_text("no picture")
     classifier, background = inference.load_for_files(trained, digits, None, ())
     batches = inference.read_batches(classifier, digits, background)
-    part, pixels = next(batches)  # the third file has not been touched
-    assert (list(part), pixels.shape) == (digits[:2], (2, 1, 28, 28))
+    part, batch = next(batches)  # the third file has not been touched
+    assert (list(part), batch["pixel_values"].shape) == (digits[:2], (2, 1, 28, 28))
     with pytest.raises(DataError, match=r"2\.png: it can't be read"):
         next(batches)
 
@@ -170,10 +170,14 @@ def test_training_on_bright_images_makes_no_such_warning(trained: str, digits: l
     classifier, _ = inference.load_for_files(trained, digits, None, ())
     white = torch.ones(1, 1, 28, 28)
     processor = classifier.processor
-    assert inference.find_inverted(
-        (white - processor.image_mean[0]) / processor.image_std[0], processor
-    )[0]
+    std = processor.image_std[0]
+
+    def is_inverted(pixels: torch.Tensor) -> bool:
+        (found,) = inference.find_inverted({"pixel_values": pixels}, processor)
+        return found
+
+    assert is_inverted((white - processor.image_mean[0]) / std)
     processor.image_mean = [0.5]
-    assert not inference.find_inverted((white - 0.5) / processor.image_std[0], processor)[0]
+    assert not is_inverted((white - 0.5) / std)
     processor.do_normalize = False
-    assert inference.find_inverted(white, processor) == [False]
+    assert not is_inverted(white)

@@ -18,7 +18,7 @@ EXPECTED = {
     "models": {"auto_audio", "auto_image", "cnn", "mlp"},
     "losses": {"cross_entropy", "focal", "binary"},
     "engines": {"trainer", "loop"},
-    "trackers": {"jsonl"},
+    "trackers": {"jsonl", "comet", "tensorboard", "trackio", "wandb", "mlflow"},
 }
 
 

@@ -13,7 +13,7 @@ from operator import or_
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import Field, create_model, field_validator
+from pydantic import Field, ValidationInfo, create_model, field_validator
 
 from hf_finetune.config.check import check_tree
 from hf_finetune.config.overrides import apply_overrides
@@ -24,12 +24,14 @@ from hf_finetune.data import DataOptions
 from hf_finetune.engines.options import ComputeOptions, TrainOptions
 from hf_finetune.errors import ConfigError
 from hf_finetune.features import FeatureOptions
+from hf_finetune.hub import HubOptions
 from hf_finetune.losses import LossOptions
 from hf_finetune.models import ModelOptions
 from hf_finetune.options import Section
 from hf_finetune.plugins import Plugin, load_plugins, metrics_of
 from hf_finetune.registry import kind, kind_names, nearest
 from hf_finetune.runs import RunOptions
+from hf_finetune.trackers.options import TrackingOptions
 
 
 def _any_kind(room: str, plugins: Sequence[Plugin] = ()) -> Any:
@@ -77,8 +79,12 @@ class RunConfig(Section):
     """Device, precision, threads."""
     run: RunOptions = RunOptions()
     """Where the run is written."""
+    hub: HubOptions = HubOptions()
+    """Where the run is pushed to."""
     trackers: Annotated[tuple[str, ...], Field(strict=False)] = ("jsonl",)
     """Where numbers are sent while training."""
+    tracking: TrackingOptions = TrackingOptions()
+    """How the trackers are set."""
     plugins: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Python files with a data set, model, loss or metric of your own, from the current folder."""
 
@@ -108,6 +114,19 @@ class RunConfig(Section):
                 raise ValueError(f"unknown tracker {tracker!r}. {nearest(tracker, known)}")
         if len(set(value)) < len(value):
             raise ValueError(f"{', '.join(value)} names a tracker twice. Name each once")
+        return value
+
+    @field_validator("tracking")
+    @classmethod
+    def _tracked(cls, value: TrackingOptions, info: ValidationInfo) -> TrackingOptions:
+        named = info.data.get("trackers", ())
+        unnamed = [name for name in value.set_sections() if name not in named]
+        if unnamed and "trackers" in info.data:
+            wanted = ", ".join(dict.fromkeys(("jsonl", *named, *unnamed)))
+            raise ValueError(
+                f"has settings for {', '.join(unnamed)}, which trackers doesn't name. Write "
+                f"trackers: [{wanted}]"
+            )
         return value
 
     @property

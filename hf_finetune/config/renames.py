@@ -16,6 +16,8 @@ RENAMED = {
     "report_to": "trackers",
     "tracker": "trackers",
     "log_with": "trackers",
+    "project_name": "tracking.comet.project",
+    "comet_mode": "tracking.comet.mode",
     # Data and model.
     "dataset": "data",
     "dataset_name": "data.name",
@@ -82,6 +84,13 @@ RENAMED = {
     "fp16_full_eval": "compute.precision: fp16",
     "fp16_opt_level": "compute.precision: fp16",
     "half_precision_backend": "compute.precision",
+    # The Hub.
+    "push_to_hub": "hub.repo_id",
+    "push_to_hub_model_id": "hub.repo_id",
+    "hub_model_id": "hub.repo_id",
+    "hub_private_repo": "hub.private",
+    "hub_strategy": "hub.when",
+    "hub_revision": "hub.revision",
 }
 """Key elsewhere → what to write here."""
 
@@ -101,13 +110,15 @@ GONE = {
     "prediction_loss_only": _NEVER,
     "logging_dir": "A run's numbers go into its run directory (run.directory): leave it out.",
     "logging_nan_inf_filter": "A loss that isn't finite stops the run: leave it out.",
+    "api_key": "A key never stands in a configuration: set COMET_API_KEY (or WANDB_API_KEY).",
     "auto_find_batch_size": "Give train.per_device_train_batch_size.",
-    "hub_token": "This version doesn't push to the Hub. Never write a token into a file.",
+    "hub_token": "Never write a token into a file. Log in with: hf auth login, or set HF_TOKEN.",
+    "hub_always_push": "A push that is still going on is never waited for: leave it out.",
 }
 """Key elsewhere → why there is none here, and what to do."""
 
 _FAMILIES = {
-    ("hub_", "push_to_hub"): "This version doesn't push to the Hub.",
+    ("hub_", "push_to_hub"): "Write the section hub: {repo_id: OWNER/NAME}.",
     ("ddp_", "fsdp", "deepspeed", "local_rank", "parallelism_", "accelerator_", "sharded_ddp"): (
         "Processes are set up by the launcher, not by the configuration: leave it out."
     ),

@@ -1,4 +1,4 @@
-"""Finds examples whose pixels are the very same, by a hash of each image.
+"""Finds examples whose pixels (or samples) are the very same, by a hash of each.
 
 Place: `inspection` reports them: an image in two splits flatters the score, an image with two
 labels has a wrong one.
@@ -36,6 +36,26 @@ class Duplicate:
     def is_across_splits(self) -> bool:
         """Whether they lie in more than one split."""
         return len(set(self.splits)) > 1
+
+
+def describe_duplicates(duplicates: Sequence[Duplicate], noun: str) -> str:
+    """How many there are, in words.
+
+    Args:
+        duplicates: Sets of equal examples.
+        noun: What the examples are: images, clips.
+    """
+    if not duplicates:
+        content = "pixels" if noun == "images" else "samples"
+        return f"none: no two {noun} have the same {content}"
+    across = sum(one.is_across_splits for one in duplicates)
+    differ = sum(not one.labels_agree for one in duplicates)
+    parts = [
+        f"{len(duplicates):,} {noun} occur more than once",
+        f"{across:,} of them in several splits, which flatters the score" if across else "",
+        f"the labels of {differ:,} disagree, so one is wrong" if differ else "all labels agree",
+    ]
+    return "; ".join(part for part in parts if part)
 
 
 def hash_image(image: np.ndarray) -> bytes:

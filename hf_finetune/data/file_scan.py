@@ -10,11 +10,11 @@ import hashlib
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,6 +28,7 @@ _BLOCK_FILES = 128  # how many are handed to the threads at a time, and lost at 
 _FORMAT = 1  # of the remembered facts; another number leaves older ones aside
 
 Facts = dict[str, Any]
+File = TypeVar("File")
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,9 @@ def scan_files(
             DataError for a file that can't be used. Called from several threads.
         recipe: Says what `measure` does; facts of another recipe are not taken.
     """
-    memory = _memory_path(root, recipe)
-    known = _recall(memory)
+    memory = memory_path(recipe, str(root.resolve()))
+    rows = recall(memory)
+    known = {(row.pop("file"), row.pop("size"), row.pop("mtime_ns")): row for row in rows}
     facts: dict[str, Facts] = {}
     faults: dict[str, str] = {}
     fresh: list[tuple[str, os.stat_result]] = []
@@ -74,21 +76,6 @@ def scan_files(
             facts[file] = old
         else:
             fresh.append((file, status))
-    try:
-        for (file, status), found in _measure_all(root, fresh, measure):
-            if isinstance(found, str):
-                faults[file] = found
-            else:
-                facts[file] = known[(file, status.st_size, status.st_mtime_ns)] = found
-    finally:  # so that a scan that was stopped goes on from there
-        problem = _remember(memory, known) if fresh else None
-    return Scan(facts, faults, () if problem is None else (problem,))
-
-
-def _measure_all(
-    root: Path, files: list[tuple[str, os.stat_result]], measure: Callable[[Path], Facts]
-) -> Iterator[tuple[tuple[str, os.stat_result], Facts | str]]:
-    """Each file with its facts, or with what is wrong with it; in the order given."""
 
     def measure_one(file: tuple[str, os.stat_result]) -> Facts | str:
         path = root / file[0]
@@ -97,6 +84,33 @@ def _measure_all(
         except DataError as error:
             return str(error).removeprefix(f"{path}: ").rstrip(".")
 
+    try:
+        sizes = [status.st_size for _, status in fresh]
+        for (file, status), found in measure_all(fresh, sizes, measure_one):
+            if isinstance(found, str):
+                faults[file] = found
+            else:
+                facts[file] = known[(file, status.st_size, status.st_mtime_ns)] = found
+    finally:  # so that a scan that was stopped goes on from there
+        latest = {key[0]: (key, facts) for key, facts in known.items()}  # one a file, the newest
+        kept = [
+            {"file": file, "size": size, "mtime_ns": mtime_ns, **facts}
+            for (file, size, mtime_ns), facts in latest.values()
+        ]
+        problem = remember(memory, kept) if fresh else None
+    return Scan(facts, faults, () if problem is None else (problem,))
+
+
+def measure_all(
+    files: Sequence[File], sizes: Sequence[int], measure: Callable[[File], Facts | str]
+) -> Iterator[tuple[File, Facts | str]]:
+    """Each file with its facts, or with what is wrong with it; in the order given.
+
+    Args:
+        files: What `measure` is called with, from several threads.
+        sizes: Bytes of each.
+        measure: Answers with facts, or with a phrase on what is wrong.
+    """
     bar = tqdm(
         total=len(files),
         desc="reading",
@@ -111,8 +125,8 @@ def _measure_all(
     with bar:
         for start in range(0, len(files), _BLOCK_FILES):
             block = files[start : start + _BLOCK_FILES]
-            num_bytes = sum(status.st_size for _, status in block)
-            found = read_files(measure_one, block, num_bytes, os.cpu_count() or 1)
+            num_bytes = sum(sizes[start : start + _BLOCK_FILES])
+            found = read_files(measure, block, num_bytes, os.cpu_count() or 1)
             yield from zip(block, found, strict=True)
             bar.update(len(block))
 
@@ -123,29 +137,25 @@ def _say_missing(path: Path, error: OSError) -> str:
     return f"it can't be opened ({error.strerror})"
 
 
-def _memory_path(root: Path, recipe: str) -> Path:
-    key = hashlib.sha256(f"{_FORMAT}\0{recipe}\0{root.resolve()}".encode()).hexdigest()
+def memory_path(recipe: str, place: str) -> Path:
+    """The file that remembers what a recipe found at a place, which is any text that tells it."""
+    key = hashlib.sha256(f"{_FORMAT}\0{recipe}\0{place}".encode()).hexdigest()
     return cache_folder() / "scans" / f"{key[:32]}.parquet"
 
 
-def _recall(memory: Path) -> dict[tuple[str, int, int], Facts]:
-    """Remembered facts by (file, size in bytes, time of change in ns); none that can't be read."""
+def recall(memory: Path) -> list[Facts]:
+    """Rows that were remembered; none where they can't be read."""
     try:
-        rows = pq.read_table(memory).to_pylist() if memory.exists() else []
-        return {(row.pop("file"), row.pop("size"), row.pop("mtime_ns")): row for row in rows}
-    except (OSError, KeyError, pa.ArrowException):
-        return {}
+        rows: list[Facts] = pq.read_table(memory).to_pylist() if memory.exists() else []
+        return rows
+    except (OSError, pa.ArrowException):
+        return []
 
 
-def _remember(memory: Path, known: Mapping[tuple[str, int, int], Facts]) -> str | None:
-    """Writes all facts, whole or not at all; what is wrong if they can't be written."""
-    if not known:
+def remember(memory: Path, rows: list[Facts]) -> str | None:
+    """Writes all rows, whole or not at all; what is wrong if they can't be written."""
+    if not rows:
         return None
-    latest = {key[0]: (key, facts) for key, facts in known.items()}  # one a file, the newest
-    rows = [
-        {"file": file, "size": size, "mtime_ns": mtime_ns, **facts}
-        for (file, size, mtime_ns), facts in latest.values()
-    ]
     unfinished = memory.with_name(f".{memory.name}.{os.getpid()}")
     try:
         memory.parent.mkdir(parents=True, exist_ok=True)

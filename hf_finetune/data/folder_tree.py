@@ -71,6 +71,33 @@ def list_tree(root: Path, suffixes: tuple[str, ...], noun: str) -> Listing:
     return listing
 
 
+def list_files(root: Path, suffixes: tuple[str, ...], noun: str) -> Listing:
+    """Lists files whose names tell their class: `7_anna_0.wav`, or `train/7_anna_0.wav`.
+
+    Args:
+        root: The folder, searched with all folders in it.
+        suffixes: Endings of the files that count, in small letters.
+        noun: What they are, for messages.
+
+    Raises:
+        DataError: As `list_tree`.
+    """
+    tree = _Tree(root, suffixes)
+    above = tuple(_number(folder) for folder in root.resolve().parents)
+    paths = [PurePosixPath(path) for path in tree.walk("", above)]
+    top = [path for path in map(PurePosixPath, tree.folders) if len(path.parts) == 1]
+    splits = _find_splits(root, top, paths)
+    listing = Listing(problems=tree.problems, warnings=_say_strays(tree.strays, noun))
+    for path in paths:
+        if splits and len(path.parts) < 2:
+            listing.problems.append(Problem(str(path), "it lies in the folder of no split"))
+        else:
+            split = splits[path.parts[0]] if splits else None
+            listing.examples.append(Example(str(path), "", split))
+    listing.splits = tuple(dict.fromkeys(splits.values()))
+    return listing
+
+
 class _Tree:
     """Walks through a folder, links included, and notes what it meets.
 

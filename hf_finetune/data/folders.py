@@ -5,11 +5,9 @@ Shared by image_folder and its like, which bring their file endings and the read
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -17,13 +15,20 @@ from pydantic import Field, field_validator, model_validator
 
 from hf_finetune.data import DataOptions
 from hf_finetune.data.example_table import TableColumns, list_table, read_header
-from hf_finetune.data.folder_tree import list_tree
+from hf_finetune.data.folder_tree import list_files, list_tree
 from hf_finetune.data.listing import Example, Listing, Problem, shown
+from hf_finetune.data.name_keys import warn_of_columns
+from hf_finetune.data.name_patterns import (
+    check_pattern,
+    choose_groups,
+    keep_groups,
+    part_names,
+    read_names,
+)
 from hf_finetune.errors import DataError
 
 _OWN_COLUMNS = ("id", "image", "audio", "label", "measured")
 _SHOWN_PROBLEMS = 5
-_PART = re.compile(r"\{([^{}]*)\}|(\*)")
 
 
 class FolderOptions(DataOptions):
@@ -31,7 +36,7 @@ class FolderOptions(DataOptions):
 
     root: str
     """Folder with a folder for each class, or with train, validation and test folders of class
-    folders, or with the files that a table names."""
+    folders, or with the files that a table names, or with files whose names tell the class."""
     csv: str | None = None
     """A table, CSV or TSV, in `root`, with a row for each file; its folders then mean nothing."""
     path_column: str = "path"
@@ -45,20 +50,27 @@ class FolderOptions(DataOptions):
     group_pattern: str | None = None
     """Takes group keys from the file's name, without its ending: `{patient}_*`, with `*` for what
     is no key. A part takes as little as it can. `{patient}/*` takes in the folder above."""
+    name_pattern: str | None = None
+    """Takes the class from the file's name, too: `{label}_{speaker}_{take}`; folders then mean
+    nothing, but for train, validation and test. The other parts are group keys: with
+    `split.group_by: auto` those, in their order, that can be kept together."""
 
     @field_validator("group_pattern")
     @classmethod
     def _names_parts(cls, value: str | None) -> str | None:
-        names = [] if value is None else _part_names(value)
-        for name in names:
-            if not name.isidentifier() or name in _OWN_COLUMNS:
+        if value is not None:
+            check_pattern(value, _OWN_COLUMNS)
+        return value
+
+    @field_validator("name_pattern")
+    @classmethod
+    def _names_label(cls, value: str | None) -> str | None:
+        if value is not None:
+            check_pattern(value, [name for name in _OWN_COLUMNS if name != "label"])
+            if "label" not in part_names(value):
                 raise ValueError(
-                    f"{name!r} can't name a part of a pattern; take a word like patient"
+                    f"must say where the class stands, got {value!r}: {{label}}_* for example"
                 )
-        if value is not None and (not names or len(set(names)) < len(names)):
-            raise ValueError(
-                f"must name parts, each once, in braces, got {value!r}: {{patient}}_* for example"
-            )
         return value
 
     @field_validator("group_columns")
@@ -68,6 +80,13 @@ class FolderOptions(DataOptions):
         if taken:
             raise ValueError(f"{taken[0]!r} is a column of the toolkit's own; rename it")
         return value
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        for key in ("csv", "group_pattern"):
+            if self.name_pattern is not None and getattr(self, key) is not None:
+                raise ValueError(f"name_pattern takes classes and keys from names; leave out {key}")
+        return self
 
     @model_validator(mode="after")
     def _columns_of_a_table(self) -> Self:
@@ -128,20 +147,39 @@ def read_folder(options: FolderOptions, kind: FileKind) -> FolderContent:
         DataError: There is no such folder, nothing to use in it, its layout isn't known, or (with
             `on_bad_example: stop`) some examples can't be used.
     """
-    from hf_finetune.data.file_scan import scan_files
-
     root = Path(options.root)
     listing = _list_examples(root, options, kind)
+    content = read_listing(root, listing, options, kind)
+    if not any(content.examples.values()):
+        raise DataError(_say_nothing_found(root, options, kind, listing))
+    return content
+
+
+def read_listing(
+    root: Path, listing: Listing, options: DataOptions, kind: FileKind
+) -> FolderContent:
+    """Reads every file of a listing once, and sorts out what can't be used.
+
+    Args:
+        root: The folder.
+        listing: Its examples.
+        options: The data set's.
+        kind: What the files are.
+
+    Raises:
+        DataError: Some examples can't be used, with `on_bad_example: stop`.
+    """
+    from hf_finetune.data.file_scan import scan_files
+
+    place = f"data.root: {str(root)!r}"
     files = list(dict.fromkeys(example.id for example in listing.examples))
     scan = scan_files(root, files, kind.measure, kind.recipe)
     problems = [*listing.problems, *(Problem(*fault) for fault in scan.faults.items())]
     readable = [example for example in listing.examples if example.id in scan.facts]
-    contradictions = _find_contradictions(readable, scan.facts, kind)
+    contradictions = find_contradictions(readable, scan.facts, kind.noun)
     problems += contradictions.values()
     examples = [example for example in readable if example.id not in contradictions]
-    warnings = [*listing.warnings, *scan.warnings, *_settle(problems, options, kind)]
-    if not examples:
-        raise DataError(_say_nothing_found(root, options, kind, listing))
+    warnings = [*listing.warnings, *scan.warnings, *settle_problems(problems, place, options)]
     return FolderContent(
         root,
         {
@@ -149,7 +187,7 @@ def read_folder(options: FolderOptions, kind: FileKind) -> FolderContent:
             for split in listing.splits or ("train",)
         },
         scan.facts,
-        _order_labels({example.label for example in listing.examples}),
+        order_labels({example.label for example in listing.examples}),
         listing.group_columns,
         tuple(warnings),
         tuple(map(str, problems)),
@@ -160,7 +198,8 @@ def describe_layouts(kind: FileKind) -> str:
     """The layouts that are accepted, in a sentence."""
     return (
         f"Accepted: a folder for each class (root/cat/1{kind.suffixes[0]}); such folders in train, "
-        "validation and test; or a table (data.csv: labels.csv, with the columns path and label)."
+        "validation and test; or a table (data.csv: labels.csv, with the columns path and label); "
+        "or names that tell the class (data.name_pattern: {label}_*)."
     )
 
 
@@ -168,13 +207,25 @@ def _list_examples(root: Path, options: FolderOptions, kind: FileKind) -> Listin
     if not root.is_dir():
         there = "is no folder" if root.exists() else "is not there"
         raise DataError(f"data.root: {options.root!r} {there}. {describe_layouts(kind)}")
-    if options.csv is None:
-        listing = list_tree(root, kind.suffixes, kind.noun)
-    else:
+    if options.csv is not None:
         table = root / options.csv
-        listing = list_table(root, table, _choose_columns(table, options))
-    if options.group_pattern is not None:
-        _add_groups(listing, options.group_pattern, options.split.group_by)
+        columns = _choose_columns(table, options)
+        listing = list_table(root, table, columns)
+        if options.split.group_by == "auto" and not columns.groups and not options.group_pattern:
+            used = (columns.path, columns.label, columns.split)
+            listing.warnings += warn_of_columns(read_header(table), used)
+    elif options.name_pattern is not None:
+        listing = list_files(root, kind.suffixes, kind.noun)
+    else:
+        listing = list_tree(root, kind.suffixes, kind.noun)
+    for key in ("group_pattern", "name_pattern"):
+        pattern: str | None = getattr(options, key)
+        if pattern is not None:
+            ending = Path(pattern).suffix
+            if ending.lower() in kind.suffixes:
+                pattern = pattern.removesuffix(ending)
+            read_names(listing, pattern, key)
+    _settle_groups(listing, options)
     return listing
 
 
@@ -197,49 +248,29 @@ def _choose_columns(table: Path, options: FolderOptions) -> TableColumns:
     return TableColumns(options.path_column, options.label_column, split, options.group_columns)
 
 
-def _add_groups(listing: Listing, pattern: str, group_by: str | tuple[str, ...]) -> None:
-    """Adds the parts of each file's name to its group keys; of several, those asked for."""
-    names = _part_names(pattern)
-    if not isinstance(group_by, str):
-        names = [name for name in names if name in group_by] or names
-    taken = [name for name in names if name in listing.group_columns]
-    if taken:
-        raise DataError(
-            f"data.group_pattern: {taken[0]!r} is a column of the table already. Rename the part."
-        )
-    matcher = _compile(pattern)
-    examples = []
-    for example in listing.examples:
-        match = matcher.search(example.id.removesuffix(Path(example.id).suffix))
-        if match is None:
-            reason = f"its name is not of the form {pattern!r} (data.group_pattern)"
-            listing.problems.append(Problem(example.id, reason))
-        else:
-            keys = (*example.groups, *(match[name] for name in names))
-            examples.append(replace(example, groups=keys))
-    listing.examples = examples
-    listing.group_columns = (*listing.group_columns, *names)
+def _settle_groups(listing: Listing, options: FolderOptions) -> None:
+    """Of the parts of file names, leaves those that are wanted as groups."""
+    parts = {*part_names(options.name_pattern or options.group_pattern or "")}
+    named = {*options.split.named_columns}
+    if parts & named:
+        kept = [name for name in listing.group_columns if name in named or name not in parts]
+        keep_groups(listing, kept)
+    elif options.name_pattern is not None and options.split.group_by == "auto":
+        made = {*listing.splits} - {"train"}
+        needed = max(3 - len(made), options.split.num_folds or 0)
+        keep_groups(listing, choose_groups(listing, needed))
 
 
-def _part_names(pattern: str) -> list[str]:
-    return [part[1] for part in _PART.finditer(pattern) if part[2] is None]
-
-
-@cache
-def _compile(pattern: str) -> re.Pattern[str]:
-    """The pattern as a regular expression for the end of a path without its ending."""
-    text, end = r"(?:^|/)", 0
-    for part in _PART.finditer(pattern):
-        text += re.escape(pattern[end : part.start()])
-        text += "[^/]*?" if part[2] else f"(?P<{part[1]}>[^/]+?)"
-        end = part.end()
-    return re.compile(text + re.escape(pattern[end:]) + r"\Z")
-
-
-def _find_contradictions(
-    examples: Sequence[Example], facts: dict[str, dict[str, Any]], kind: FileKind
+def find_contradictions(
+    examples: Sequence[Example], facts: dict[str, dict[str, Any]], noun: str
 ) -> dict[str, Problem]:
-    """Files with the same content in different classes, by id."""
+    """Examples with the same content in different classes, by id.
+
+    Args:
+        examples: Those that can be read.
+        facts: By id; read is `digest`.
+        noun: What one is called.
+    """
     same: dict[str, dict[str, Example]] = defaultdict(dict)
     for example in examples:
         same[facts[example.id]["digest"]].setdefault(example.label, example)
@@ -248,23 +279,34 @@ def _find_contradictions(
         labels = same[facts[example.id]["digest"]]
         if len(labels) > 1:
             other = next(labels[label] for label in labels if label != example.label)
-            two = f"the same {kind.noun} is {example.label} here and {other.label} in "
+            two = f"the same {noun} is {example.label} here and {other.label} in "
             two += "another row" if other.id == example.id else shown(other.id)
             found.setdefault(example.id, Problem(example.id, f"{two}, so one label is wrong"))
     return found
 
 
-def _settle(problems: list[Problem], options: FolderOptions, kind: FileKind) -> list[str]:
-    """Stops at bad examples, or says in a warning that they were left out."""
+def settle_problems(
+    problems: Sequence[Problem], place: str, options: DataOptions
+) -> tuple[str, ...]:
+    """Stops at bad examples, or says in a warning that they were left out.
+
+    Args:
+        problems: The bad examples.
+        place: What has them, to begin the message with.
+        options: The data set's.
+
+    Raises:
+        DataError: There are some, and `on_bad_example` is stop.
+    """
     if not problems:
-        return []
+        return ()
     count = f"{len(problems):,} bad example{'s' * (len(problems) > 1)}"
     if options.on_bad_example == "skip":
-        return [f"{count} left out (data.on_bad_example: skip); run.json lists them all"]
+        return (f"{count} left out (data.on_bad_example: skip); run.json lists them all",)
     listed = "; ".join(map(str, problems[:_SHOWN_PROBLEMS]))
     more = len(problems) - _SHOWN_PROBLEMS
     raise DataError(
-        f"data.root: {options.root!r} has {count}: {listed}"
+        f"{place} has {count}: {listed}"
         f"{f'; and {more:,} more' if more > 0 else ''}. Mend or remove them, or leave them out "
         "with data.on_bad_example: skip"
     )
@@ -279,7 +321,8 @@ def _say_nothing_found(root: Path, options: FolderOptions, kind: FileKind, listi
     )
 
 
-def _order_labels(labels: set[str]) -> tuple[str, ...]:
+def order_labels(labels: set[str]) -> tuple[str, ...]:
+    """Classes in order: whole numbers by size, names by the alphabet."""
     if all(label.isascii() and label.isdigit() for label in labels):
         return tuple(sorted(labels, key=lambda label: (int(label), label)))
     return tuple(sorted(labels))

@@ -7,11 +7,12 @@ so that both see the same pixels.
 from __future__ import annotations
 
 import hashlib
+import io
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -36,14 +37,16 @@ class ImageFile(TypedDict):
     """An image that is decoded when its batch is made; the cell of an undecoded `image` column.
 
     Attributes:
-        path: The file.
+        path: The file; of one whose content is here, what to call it.
         color: What `read_image` makes of it.
         background: What shows through where it is transparent.
+        content: The file's bytes, where they lie in the data set itself.
     """
 
     path: str
     color: Color
     background: Background
+    content: NotRequired[bytes | None]
 
 
 def read_images(files: Sequence[ImageFile], num_threads: int) -> list[np.ndarray]:
@@ -58,14 +61,19 @@ def read_images(files: Sequence[ImageFile], num_threads: int) -> list[np.ndarray
     """
 
     def read(file: ImageFile) -> np.ndarray:
-        return read_image(file["path"], file["color"], file["background"])
+        return read_image(file["path"], file["color"], file["background"], file.get("content"))
 
     try:
-        num_bytes = sum(Path(file["path"]).stat().st_size for file in files)
+        num_bytes = sum(_count_bytes(file) for file in files)
     except OSError:  # the reading itself says of which file, and what
         num_bytes = 0
     with quiet_pillow():
         return read_files(read, files, num_bytes, num_threads)
+
+
+def _count_bytes(file: ImageFile) -> int:
+    content = file.get("content")
+    return Path(file["path"]).stat().st_size if content is None else len(content)
 
 
 @contextmanager
@@ -81,7 +89,9 @@ def quiet_pillow() -> Iterator[None]:
         yield
 
 
-def read_image(path: str | Path, color: Color, background: Background) -> np.ndarray:
+def read_image(
+    path: str | Path, color: Color, background: Background, content: bytes | None = None
+) -> np.ndarray:
     """The pixels of a file: its first frame, upright as its EXIF orientation says.
 
     Args:
@@ -89,6 +99,7 @@ def read_image(path: str | Path, color: Color, background: Background) -> np.nda
         color: `grey` (ITU-R BT.601), `rgb`, or `as_is`: grey where red, green and blue are equal
             in every pixel.
         background: What transparent images are laid on.
+        content: The file's bytes; then `path` is only what to call it.
 
     Returns:
         `[height, width]` if grey, else `[height, width, 3]`: uint8 0…255; or float32 0…1 for files
@@ -99,13 +110,15 @@ def read_image(path: str | Path, color: Color, background: Background) -> np.nda
             against decompression bombs, or its numbers have no known range.
     """
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        source = path if content is None else io.BytesIO(content)
+        with Image.open(source, formats=_FORMATS) as image:
             _check_size(path, image)
             pixels = _pixels_of(image, background)
     except DataError:
         raise
     except UnidentifiedImageError as error:
-        require_file(Path(path))  # knows better where the file is empty or a Git LFS pointer
+        if content is None:
+            require_file(Path(path))  # knows better where it is empty or a Git LFS pointer
         raise DataError(f"{path}: it is no image of a known format.") from error
     except FileNotFoundError as error:
         raise DataError(f"{path}: there is no such file.") from error

@@ -4,51 +4,66 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 from datasets import Dataset, DatasetDict
 
-from hf_finetune.data import DataOptions, GivenData, ImageShape, LoadedData
-from hf_finetune.data.splits import (
-    connect_groups,
-    draw_rows,
-    hold_out_groups,
-    hold_out_rows,
-)
-from hf_finetune.data.tables import RowReader, column_values, distinct_values, select_rows
+from hf_finetune.data import AudioShape, DataOptions, GivenData, ImageShape, LoadedData
+from hf_finetune.data.division import divide, key_columns, read_labels
+from hf_finetune.data.leaks import check_duplicates, check_groups
+from hf_finetune.data.name_keys import warn_of_names
+from hf_finetune.data.splits import draw_rows
+from hf_finetune.data.tables import RowReader, column_values, select_rows
 from hf_finetune.errors import DataError
 
-_OWN_COLUMNS = {"id", "image", "label", "measured"}
-_SPLITS = ("train", "validation", "test")
 _BLOCK_ROWS, _BLOCK_PIXELS = 4096, 4096 * 28 * 28
 
 
 def prepare(given: GivenData, options: DataOptions) -> LoadedData:
     """Holds out what is missing, thins training out, checks the result; see `data.load_data`."""
     _check_splits(given.splits)
-    group_columns = _choose_group_columns(given.splits["train"], options)
-    splits, description = _complete_splits(given.splits, options, group_columns)
+    division = divide(given.splits, options.split)
+    splits, unused = division.splits, division.unused
     if options.max_train_examples is not None:
-        rows = draw_rows(_labels(splits["train"]), options.max_train_examples, options.split.seed)
-        splits["train"] = select_rows(splits["train"], rows)
+        train, labels = splits["train"], read_labels(splits["train"])
+        drawn = draw_rows(labels, options.max_train_examples, options.split.seed)
+        splits["train"] = select_rows(train, drawn)
+        unused = (*unused, select_rows(train, np.setdiff1d(np.arange(len(train)), drawn)))
     label_names = tuple(splits["train"].features["label"].names)
-    counts = np.bincount(_labels(splits["train"]), minlength=len(label_names))
+    counts = np.bincount(read_labels(splits["train"]), minlength=len(label_names))
     return LoadedData(
-        splits=DatasetDict({name: splits[name] for name in _SPLITS}),
+        splits=DatasetDict(splits),
         label_names=label_names,
-        group_columns=group_columns,
-        image_shape=_image_shape(splits),
+        group_columns=division.group_columns,
+        image_shape=None if _is_audio(splits["train"]) else _image_shape(splits),
+        audio_shape=audio_shape(splits) if _is_audio(splits["train"]) else None,
         class_counts=tuple(int(count) for count in counts),
-        split_description=description,
+        split_description=division.description,
         fingerprint=_fingerprint(splits),
         warnings=(
             *given.warnings,
             *_check_classes(splits, label_names),
-            *_check_groups(splits),
-            *_check_duplicates(splits),
+            *division.warnings,
+            *check_groups(
+                splits,
+                key_columns(splits["train"]),
+                division.group_columns,
+                options.split.allow_overlap,
+            ),
+            *check_duplicates(splits),
+            *_check_names(splits, options.split.group_by),
         ),
         skipped=given.skipped,
+        unused=unused,
     )
+
+
+def _check_names(splits: dict[str, Dataset], group_by: str | tuple[str, ...]) -> list[str]:
+    """Group keys that only the names of files tell, in words."""
+    train = splits["train"]
+    is_open = group_by == "auto" and not key_columns(train)
+    return warn_of_names(splits) if is_open and "measured" in train.column_names else []
 
 
 def _check_splits(given: DatasetDict) -> None:
@@ -60,117 +75,38 @@ def _check_splits(given: DatasetDict) -> None:
             raise DataError(f"data.root: the split {name} has no rows. Add some{advice}.")
 
 
-def _choose_group_columns(train: Dataset, options: DataOptions) -> tuple[str, ...]:
-    own = tuple(name for name in train.column_names if name not in _OWN_COLUMNS)
-    wanted = options.split.group_by
-    if wanted == "none":
-        return ()
-    if wanted == "auto":
-        return own
-    unknown = [name for name in wanted if name not in own]
-    if unknown:
-        raise DataError(
-            f"data.split.group_by: there is no column {', '.join(unknown)}. "
-            f"The data set has {', '.join(own) or 'no group columns'}."
-        )
-    return wanted
+def reselect(data: LoadedData, splits: dict[str, Dataset]) -> LoadedData:
+    """The same data with fewer rows in its splits, counted and checked anew.
 
-
-def _complete_splits(
-    given: DatasetDict, options: DataOptions, group_columns: tuple[str, ...]
-) -> tuple[dict[str, Dataset], str]:
-    """The three splits, and a phrase on where those that are not for training come from."""
-    splits, fractions = dict(given), options.split
-    phrases = []
-    if "test" not in given:
-        phrases += [_hold_out("test", fractions.test_fraction, splits, options, group_columns)]
-    if "validation" in given:
-        phrases += ["validation as given by the data"]
-    else:
-        part = fractions.validation_fraction
-        phrases += [_hold_out("validation", part, splits, options, group_columns)]
-    return splits, "; ".join(phrases)
-
-
-def _hold_out(
-    name: str,
-    fraction: float,
-    splits: dict[str, Dataset],
-    options: DataOptions,
-    group_columns: tuple[str, ...],
-) -> str:
-    """Moves a part of the training rows into a split of its own; how, in a phrase.
-
-    Files with the same content stay together in any case.
+    Raises:
+        DataError: A split has no rows left, or training lacks a class.
     """
-    train, seed = splits["train"], options.split.seed
-    keys = [column_values(train, column) for column in group_columns]
-    if "measured" in train.column_names:
-        keys.append(column_values(train, "measured", "digest"))
-    if group_columns:
-        groups = connect_groups(keys)
-        _check_group_count(groups, group_columns, splits)
-        kept, held = hold_out_groups(groups, fraction, seed)
-    else:
-        _check_class_sizes(train, splits)
-        kept, held = _hold_out_single(_labels(train), keys, fraction, seed)
-    splits["train"], splits[name] = select_rows(train, kept), select_rows(train, held)
-    if not group_columns:
-        return f"{name} is {len(held):,} single rows, classes in proportion"
-    held_groups = sorted(distinct_values(splits[name], group_columns[0]))
-    named = ", ".join(held_groups[:3]) + (", …" if len(held_groups) > 3 else "")
-    return f"{name} is whole groups by {' and '.join(group_columns)} ({named})"
+    _check_splits(DatasetDict(splits))
+    counts = np.bincount(read_labels(splits["train"]), minlength=len(data.label_names))
+    warnings = [*data.warnings, *_check_classes(splits, data.label_names)]
+    return replace(
+        data,
+        splits=DatasetDict(splits),
+        class_counts=tuple(int(count) for count in counts),
+        audio_shape=audio_shape(splits) if _is_audio(splits["train"]) else None,
+        fingerprint=_fingerprint(splits),
+        warnings=tuple(dict.fromkeys(warnings)),
+    )
 
 
-def _hold_out_single(
-    labels: np.ndarray, contents: list[list[str]], fraction: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """As `hold_out_rows`, but rows of equal content (one list of keys, or none) go together."""
-    if not contents:
-        return hold_out_rows(labels, fraction, seed)
-    _, first, content = np.unique(contents[0], return_index=True, return_inverse=True)
-    _, held = hold_out_rows(labels[first], fraction, seed)
-    is_held = np.isin(content, held)
-    return np.flatnonzero(~is_held), np.flatnonzero(is_held)
+def _is_audio(split: Dataset) -> bool:
+    return "audio" in split.column_names
 
 
-def _count_wanted(splits: dict[str, Dataset]) -> int:
-    """How many splits are still to be made of the training rows, themselves among them."""
-    return 1 + len(_SPLITS) - len(splits)
-
-
-def _check_class_sizes(train: Dataset, splits: dict[str, Dataset]) -> None:
-    needed = _count_wanted(splits)
-    counts = np.bincount(_labels(train))
-    small = [
-        f"{name} has {count}"
-        for name, count in zip(train.features["label"].names, counts, strict=False)
-        if 0 < count < needed
-    ]
-    if small:
-        raise DataError(
-            f"data.split: each class needs at least {needed} rows, one for each split that is to "
-            f"be made of them, but {', '.join(small[:5])}. Add rows, leave the class out, or bring "
-            "validation and test splits of your own."
-        )
-
-
-def _check_group_count(
-    groups: np.ndarray, columns: tuple[str, ...], splits: dict[str, Dataset]
-) -> None:
-    count, needed = len(np.unique(groups)), _count_wanted(splits)
-    if count < needed:
-        raise DataError(
-            f"data.split: by {' and '.join(columns)} all training rows belong to {count} "
-            f"group{'s' * (count > 1)}, and {needed} splits are to be made of whole groups. Add "
-            "data, name the columns that matter in data.split.group_by, or split rows with "
-            "data.split.group_by: none."
-        )
-
-
-def _labels(split: Dataset) -> np.ndarray:
-    labels: np.ndarray = RowReader(split, ["label"]).read(np.arange(len(split)))["label"]
-    return labels
+def audio_shape(splits: dict[str, Dataset]) -> AudioShape:
+    """Lengths and rate of all clips of some splits, by their headers."""
+    frames, rates = (
+        np.concatenate([column_values(split, "audio", name) for split in splits.values()])
+        for name in ("num_frames", "sampling_rate_hz")
+    )
+    seconds = frames / rates
+    rate = int(rates[0]) if (rates == rates[0]).all() else None
+    return AudioShape(rate, float(seconds.min()), float(seconds.max()))
 
 
 def _image_shape(splits: dict[str, Dataset]) -> ImageShape:
@@ -196,7 +132,7 @@ def _num_channels(files: Dataset) -> int:
 
 def _check_classes(splits: dict[str, Dataset], label_names: tuple[str, ...]) -> list[str]:
     """Refuses what can't be trained on; returns what can be survived."""
-    present = {name: set(np.unique(_labels(split))) for name, split in splits.items()}
+    present = {name: set(np.unique(read_labels(split))) for name, split in splits.items()}
     missing = {
         name: [label for i, label in enumerate(label_names) if i not in labels]
         for name, labels in present.items()
@@ -217,44 +153,6 @@ def _check_classes(splits: dict[str, Dataset], label_names: tuple[str, ...]) -> 
     ]
 
 
-def _check_groups(splits: dict[str, Dataset]) -> list[str]:
-    """Group keys that lie on both sides of a split, in words."""
-    warnings = []
-    columns = [name for name in splits["train"].column_names if name not in _OWN_COLUMNS]
-    for column in columns:
-        for name in ("validation", "test"):
-            sides = [distinct_values(splits[side], column) for side in ("train", name)]
-            shared = sides[0] & sides[1]
-            if shared:
-                warnings.append(
-                    f"{name} shares {len(shared)} of its {column} keys with train, so its score "
-                    "may flatter the model"
-                )
-    return warnings
-
-
-def _check_duplicates(splits: dict[str, Dataset]) -> list[str]:
-    """Files of equal content in two splits, in words."""
-    if "measured" not in splits["train"].column_names:
-        return []
-    ids = {
-        name: dict(
-            zip(column_values(split, "measured", "digest"), column_values(split, "id"), strict=True)
-        )
-        for name, split in splits.items()
-    }
-    warnings = []
-    for name, other in (("validation", "train"), ("test", "train"), ("test", "validation")):
-        shared = [digest for digest in ids[name] if digest in ids[other]]
-        if shared:
-            warnings.append(
-                f"{name} shares {len(shared)} of its files with {other} "
-                f"({ids[name][shared[0]]} is {ids[other][shared[0]]}), so its score may flatter "
-                "the model"
-            )
-    return warnings
-
-
 def _fingerprint(splits: dict[str, Dataset]) -> str:
     """SHA-256 over the names, labels and content of every row of every split, shortened."""
     digest = hashlib.sha256()
@@ -265,9 +163,10 @@ def _fingerprint(splits: dict[str, Dataset]) -> str:
             ids = column_values(split, "id", rows=slice(start, start + _BLOCK_ROWS))
             digest.update(("\0" * (start > 0) + "\0".join(ids)).encode())
         if "measured" in split.column_names:
-            digest.update(f"{_num_channels(split)} channels".encode())
+            channels = 1 if _is_audio(split) else _num_channels(split)
+            digest.update(f"{channels} channels".encode())
             digest.update("".join(column_values(split, "measured", "digest")).encode())
-            digest.update(_labels(split).tobytes())
+            digest.update(read_labels(split).tobytes())
             continue
         for rows in _read_blocks(split, ["image", "label"]):
             digest.update(rows["image"].tobytes())

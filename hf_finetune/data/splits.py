@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hf_finetune.errors import DataError
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 
 def hold_out_rows(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -60,12 +64,16 @@ def connect_groups(columns: Sequence[Sequence[str]]) -> np.ndarray:
 
 
 def hold_out_groups(
-    groups: np.ndarray, fraction: float, seed: int
+    groups: np.ndarray, labels: np.ndarray, fraction: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Splits rows by whole groups, as near to the fraction as a shuffled order of groups allows.
+    """Splits rows by whole groups, near the fraction of every class.
+
+    Goes through the groups in a shuffled order and holds out each that brings the held-out rows
+    of the classes nearer to their share. A group that holds all rows of a class is kept.
 
     Args:
         groups: int64 `[N]`, the group of each row.
+        labels: int64 `[N]`, its class.
         fraction: Part to hold out; at least one group is held out and at least one kept.
         seed: Chooses the groups.
 
@@ -75,17 +83,55 @@ def hold_out_groups(
     Raises:
         DataError: There is only one group.
     """
-    values, sizes = np.unique(groups, return_counts=True)
-    if len(values) < 2:
+    _, group = np.unique(groups, return_inverse=True)
+    _, label = np.unique(labels, return_inverse=True)
+    if group.max() == 0:
         raise DataError(
             "data.split: all training rows belong to one group, so no whole group can be held out. "
             "Add data, or split rows with data.split.group_by: none."
         )
-    order = np.random.default_rng(seed).permutation(len(values))[: len(values) - 1]
-    held_rows = np.cumsum(sizes[order])
-    count = int(np.argmin(np.abs(held_rows - fraction * len(groups)))) + 1
-    is_held = np.isin(groups, values[order[:count]])
+    chosen = _choose_groups(count_classes(group, label), fraction, seed)
+    is_held = np.isin(group, chosen)
     return np.flatnonzero(~is_held), np.flatnonzero(is_held)
+
+
+def _choose_groups(counts: csr_array, fraction: float, seed: int) -> list[int]:
+    """Groups to hold out.
+
+    Args:
+        counts: Rows of each class in each group, `[groups, classes]`.
+        fraction: Part of each class to hold out.
+        seed: Chooses the order in which groups are looked at.
+    """
+    totals = counts.sum(axis=0)
+    missing = fraction * totals  # rows of each class that are still to be held out
+    left = totals.copy()
+    order = np.random.default_rng(seed).permutation(counts.shape[0])
+    chosen: list[int] = []
+    nearest, least = int(order[0]), np.inf
+    for group in order:
+        part = slice(counts.indptr[group], counts.indptr[group + 1])
+        classes, rows = counts.indices[part], counts.data[part]
+        # How the sum of squared distances from the share, each over its class's rows, changes.
+        change = float((rows * (rows - 2 * missing[classes]) / totals[classes]).sum())
+        empties = bool((rows == left[classes]).any())
+        cost = change + empties * totals.sum()
+        if cost < 0.9 * least:  # clearly nearer: among groups much alike, the order decides
+            nearest, least = int(group), cost
+        if cost < 0:
+            chosen.append(int(group))
+            missing[classes] -= rows
+            left[classes] -= rows
+    return chosen or [nearest]
+
+
+def count_classes(group: np.ndarray, label: np.ndarray) -> csr_array:
+    """Rows of each class in each group, int64 `[groups, classes]`; mostly zeros, so sparse."""
+    from scipy.sparse import csr_array
+
+    counts = csr_array((np.ones(len(group), np.int64), (group, label)))
+    counts.sum_duplicates()
+    return counts
 
 
 def draw_rows(labels: np.ndarray, count: int, seed: int) -> np.ndarray:

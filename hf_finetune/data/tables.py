@@ -99,8 +99,7 @@ def column_values(
         field: Of a column of structs: the field to read.
         rows: A run of rows; by default all.
     """
-    column = _column(dataset, name, rows)
-    values: list[Any] = (column if field is None else pc.struct_field(column, field)).to_pylist()
+    values: list[Any] = _column(dataset, name, rows, field).to_pylist()
     return values
 
 
@@ -124,8 +123,10 @@ def distinct_values(dataset: Dataset, name: str) -> set[Any]:
     return set(_column(dataset, name, slice(None)).unique().to_pylist())
 
 
-def _column(dataset: Dataset, name: str, rows: slice) -> pa.ChunkedArray:
+def _column(dataset: Dataset, name: str, rows: slice, field: str | None = None) -> pa.ChunkedArray:
     column = dataset.data.table.column(name)
+    if field is not None:  # before rows are taken: the other fields may hold whole files
+        column = pc.struct_field(column, field)
     start, stop, _ = rows.indices(len(dataset))
     if dataset._indices is None:
         return column.slice(start, stop - start)
@@ -179,8 +180,16 @@ class RowReader:
             For each column an array `[B, …]` of the column's own type; for structs a list of dicts.
         """
         rows = indices if self._rows is None else self._rows[indices]
-        structs = {name: column.take(rows).to_pylist() for name, column in self._structs.items()}
+        structs = {name: self._read_structs(column, rows) for name, column in self._structs.items()}
         return {**structs, **self._read_views(rows)} if structs else self._read_views(rows)
+
+    def _read_structs(self, column: pa.ChunkedArray, rows: np.ndarray) -> list[Any]:
+        if len(self._starts) == 2:
+            return list(column.take(rows).to_pylist())
+        # Of several chunks, Arrow would first make one: a copy of every file for each batch.
+        chunks = np.searchsorted(self._starts, rows, side="right") - 1
+        places = zip(chunks.tolist(), (rows - self._starts[chunks]).tolist(), strict=True)
+        return [column.chunk(chunk)[row].as_py() for chunk, row in places]
 
     def _read_views(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         if len(self._starts) == 2:

@@ -128,8 +128,7 @@ def batches_by_length(
     """
     if "audio" not in split.column_names or options.batches == "random":
         return None
-    frames = np.asarray(column_values(split, "audio", "num_frames"), np.float64)
-    seconds = frames / np.asarray(column_values(split, "audio", "sampling_rate_hz"), np.float64)
+    seconds = clip_seconds(split)
     if options.max_seconds and (training or options.evaluation_windows != "whole"):
         seconds = seconds.clip(max=options.max_seconds)
     return LengthBatches(
@@ -141,6 +140,12 @@ def batches_by_length(
         exact=options.batches == "equal_length",
         rounding=options.length_rounding_seconds,
     )
+
+
+def clip_seconds(split: datasets.Dataset) -> NDArray[np.float64]:
+    """Length of each clip of a split by its header: float64 `[N]`, seconds."""
+    frames = np.asarray(column_values(split, "audio", "num_frames"), np.float64)
+    return frames / np.asarray(column_values(split, "audio", "sampling_rate_hz"), np.float64)
 
 
 def padding_share(lengths: NDArray[np.float64], batches: Sequence[NDArray[np.int64]]) -> float:

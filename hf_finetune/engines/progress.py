@@ -63,7 +63,7 @@ class Progress:
         self.seconds = 0.0
         self._loss_sum: Tensor | float = 0.0
         self._weight_sum: Tensor | float = 0.0
-        self._examples = 0
+        self._examples: Tensor | int = 0  # a tensor, so that no step waits for its device
         self._epoch_loss_sum: Tensor | float = 0.0
         self._epoch_weight_sum: Tensor | float = 0.0
         self._started = time.perf_counter()
@@ -111,7 +111,7 @@ class Progress:
         self,
         loss_sum: Tensor,
         weight: Tensor,
-        examples: int,
+        examples: Tensor,
         grad_norm: Tensor | float | None,
         learning_rates: Mapping[str, float],
     ) -> None:
@@ -129,7 +129,7 @@ class Progress:
         self._weight_sum = self._weight_sum + weight
         self._epoch_loss_sum = self._epoch_loss_sum + loss_sum
         self._epoch_weight_sum = self._epoch_weight_sum + weight
-        self._examples += examples
+        self._examples = self._examples + examples
         for listener in self.job.listeners:
             listener.on_step(self.step, loss_sum / weight, self.job.model)
         train, length = self.job.train, self.job.length
@@ -182,7 +182,7 @@ class Progress:
             "epoch": self._epoch(),
             "train/loss": loss,
             **learning_rates,
-            "train/examples_per_second": self._examples / max(seconds, 1e-9),
+            "train/examples_per_second": int(self._examples) / max(seconds, 1e-9),
         }
         if grad_norm is not None:
             record["train/grad_norm"] = float(grad_norm)
@@ -293,6 +293,6 @@ class Progress:
             "should_stop": self.should_stop,
             "num_processes": self.accelerator.num_processes,
             "steps_per_epoch": self.job.length.steps_per_epoch,
-            "unlogged": [float(self._loss_sum), float(self._weight_sum), self._examples],
+            "unlogged": [float(self._loss_sum), float(self._weight_sum), int(self._examples)],
             "evaluation": dict(record),
         }

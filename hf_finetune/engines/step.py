@@ -69,14 +69,16 @@ class TrainingStep:
         self._accelerator = accelerator
         self.total_weight = torch.zeros(())
         self.loss_sum = torch.zeros(())
-        self._num_rows = 0
+        self.num_rows = torch.zeros((), dtype=torch.int64)
 
     def begin(self, batches: Sequence[Batch]) -> None:
         """Starts a step: sums the example weights of all its micro-batches on all processes."""
         weights = torch.stack([of_labels(self._loss.weights, batch).sum() for batch in batches])
         self.total_weight = self._sum_over_processes(weights.sum())
         self.loss_sum = torch.zeros_like(self.total_weight)
-        self._num_rows = sum(len(batch["labels"]) for batch in batches)
+        rows = sum(len(batch["labels"]) for batch in batches)
+        # Counted, not multiplied: of batches by length a process may have fewer rows than another.
+        self.num_rows = self._sum_over_processes(torch.tensor(rows, device=weights.device))
 
     def micro_batch_loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The micro-batch's part of the step's loss, to call backward on; a float32 scalar.
@@ -90,10 +92,9 @@ class TrainingStep:
         processes: int = self._accelerator.num_processes
         return loss_sum / self.total_weight * processes
 
-    def end(self) -> tuple[Tensor, Tensor, int]:
+    def end(self) -> tuple[Tensor, Tensor, Tensor]:
         """Sum of weighted example losses, sum of weights, and rows of the step's whole batch."""
-        rows = self._num_rows * self._accelerator.num_processes
-        return self._sum_over_processes(self.loss_sum), self.total_weight, rows
+        return self._sum_over_processes(self.loss_sum), self.total_weight, self.num_rows
 
     def _sum_over_processes(self, value: Tensor) -> Tensor:
         if self._accelerator.num_processes == 1:

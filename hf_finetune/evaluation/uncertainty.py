@@ -1,4 +1,4 @@
-"""How sure a model is of each image: Monte Carlo dropout.
+"""How sure a model is of each image or clip: Monte Carlo dropout.
 
 Place: `predict --mc-dropout` asks it for files; from Python it takes any batches of model inputs,
 so a whole split too:
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from hf_finetune.engines.step import model_inputs
 from hf_finetune.errors import ModelError
+from hf_finetune.evaluation.prediction import average_windows
 
 _DROPOUTS = (
     nn.Dropout,
@@ -33,7 +34,7 @@ _ROWS_AT_ONCE = 128
 
 @dataclass(frozen=True)
 class DropoutSamples:
-    """What a model said of N images over all samples of its dropout.
+    """What a model said of N examples over all samples of its dropout.
 
     Attributes:
         votes: int64 `[N, classes]`, samples that predict each class; a row sums to the samples.
@@ -56,16 +57,19 @@ def sample_dropout(
     num_samples: int = 100,
     seed: int = 0,
 ) -> DropoutSamples:
-    """Predicts every image many times with dropout switched on.
+    """Predicts every example many times with dropout switched on.
 
     Only modules of dropout are in training mode; batch normalisation and all else evaluate. The
     modes and torch's random state are afterwards as they were before. Equal batches and an equal
-    seed give equal answers; an image's samples depend on what it is batched with.
+    seed give equal answers; an example's samples depend on what it is batched with. Rows come in
+    the order of the batches, or where these say it (`index`) in the split's: batches of clips go by
+    length.
 
     Args:
         model: Takes a batch by keywords and answers with `.logits` `[B, classes]`.
-        batches: Model batches, on any device; `labels` and `index` are not given to the model.
-        num_samples: Predictions of each image, at least 1.
+        batches: Model batches, on any device; `labels`, `index` and the like are not given to the
+            model.
+        num_samples: Predictions of each example, at least 1.
         seed: Decides what is dropped.
 
     Raises:
@@ -80,18 +84,19 @@ def sample_dropout(
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
     dropouts = _find_dropouts(model)
     device = next(model.parameters()).device
+    parts, places = [], []
     with _only_these_train(model, dropouts), _own_random_numbers(device, seed):
-        parts = [
-            _sample_batch(
-                model,
-                {name: value.to(device) for name, value in model_inputs(batch).items()},
-                num_samples,
-            )
-            for batch in batches
-        ]
+        for batch in batches:
+            parts.append(_sample_batch(model, batch, num_samples, device))
+            if "index" in batch:
+                places.append(batch["index"].cpu().numpy())
     if not parts:
         raise ValueError("there are no batches to predict")
-    return DropoutSamples(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    if places:
+        order = np.argsort(np.concatenate(places), kind="stable")
+        columns = [column[order] for column in columns]
+    return DropoutSamples(*columns)
 
 
 def _find_dropouts(model: nn.Module) -> list[nn.Module]:
@@ -131,13 +136,14 @@ def _own_random_numbers(device: torch.device, seed: int) -> Iterator[None]:
 
 
 def _sample_batch(
-    model: nn.Module, inputs: Mapping[str, Tensor], num_samples: int
+    model: nn.Module, batch: Mapping[str, Tensor], num_samples: int, device: torch.device
 ) -> tuple[np.ndarray, ...]:
     """The four arrays of `DropoutSamples` for one batch; several samples go through at once."""
+    inputs = {name: value.to(device) for name, value in model_inputs(batch).items()}
     size = len(next(iter(inputs.values())))
     at_once = max(1, _ROWS_AT_ONCE // size)
     copies = [min(at_once, num_samples - start) for start in range(0, num_samples, at_once)]
-    parts = [_sum_samples(model, inputs, number) for number in copies]
+    parts = [_sum_samples(model, inputs, number, batch.get("example")) for number in copies]
     votes, probabilities, entropies = (
         torch.stack(part).sum(0) for part in zip(*parts, strict=True)
     )
@@ -149,13 +155,20 @@ def _sample_batch(
 
 @torch.inference_mode()
 def _sum_samples(
-    model: nn.Module, inputs: Mapping[str, Tensor], copies: int
+    model: nn.Module, inputs: Mapping[str, Tensor], copies: int, example: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums over some samples: votes and probabilities `[B, classes]`, entropies `[B]`."""
+    """Sums over some samples: votes and probabilities `[B, classes]`, entropies `[B]`.
+
+    Windows of one example (`example`: that of each row) count as one, by their mean logits.
+    """
     repeated = {
         name: value.repeat(copies, *[1] * (value.ndim - 1)) for name, value in inputs.items()
     }
     logits = model(**repeated).logits.float().cpu().double()
+    if example is not None:
+        count = int(example.max()) + 1
+        windows = logits.view(copies, -1, logits.shape[-1])
+        logits = torch.cat([average_windows(one, example.cpu(), count) for one in windows])
     sampled = logits.softmax(-1).view(copies, -1, logits.shape[-1])
     votes = nn.functional.one_hot(sampled.argmax(-1), logits.shape[-1])
     return votes.sum(0), sampled.sum(0), _entropy(sampled).sum(0)

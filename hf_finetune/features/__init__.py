@@ -25,11 +25,14 @@ Where long clips are evaluated in several windows, the features have W >= B rows
 batch has a column more: `example`: int64 `[W]`, ascending, the example (0 … B - 1) of each row. The
 logits of an example's rows are averaged (`evaluation.prediction.average_windows`); `labels` and
 `index` have B rows as ever.
+
+Where what a frozen front end makes of the clips is kept (`kept_features`), `input_values` is that:
+float32, bfloat16 or float16 `[B, frames, channels]`; `attention_mask` counts samples as ever.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from hf_finetune.errors import ModelError
 from hf_finetune.features.audio_options import AudioOptions
@@ -48,6 +51,7 @@ __all__ = [
     "FeatureOptions",
     "collator_for",
     "partners_for",
+    "takes_sound",
 ]
 
 
@@ -58,6 +62,10 @@ class FeatureOptions(Section):
     """Random changes to training images."""
     audio: AudioOptions = AudioOptions()
     """Lengths, batches and augmentation of clips of sound."""
+    keep_frozen: Literal["auto", "off"] = "auto"
+    """Whether what a speech model's frozen front end makes of each clip is computed once and kept,
+    in the user's cache folder; `auto`: where it stays frozen, no augmentation changes the clips,
+    and the run sees them more than once. `off`: computed in every step."""
 
 
 class Collator(Protocol):
@@ -84,7 +92,7 @@ def collator_for(
             are for models of another kind.
         DataError: There is no noise where the augmentation looks for it.
     """
-    takes_audio = hasattr(getattr(processor, "feature_extractor", processor), "sampling_rate")
+    takes_audio = takes_sound(processor)
     if takes_audio and options.augmentation != AugmentationOptions():
         raise ModelError(
             "features.augmentation: it is for images, and the model takes sound. Leave it out; for "
@@ -103,6 +111,11 @@ def collator_for(
     from hf_finetune.features.images import ImageCollator
 
     return ImageCollator(processor, options, seed=seed, training=training)
+
+
+def takes_sound(processor: Any) -> bool:
+    """Whether a processor, and so its model, is for sound; else it is for images."""
+    return hasattr(getattr(processor, "feature_extractor", processor), "sampling_rate")
 
 
 def partners_for(

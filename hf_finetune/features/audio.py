@@ -49,6 +49,12 @@ class AudioCollator:
         training: Whether to cut at random and to augment.
         model_config: The model's config, which tells how short a clip may be; None: any length.
 
+    Attributes:
+        extractor: Makes features of clips.
+        seed: See above.
+        training: See above.
+        num_windows: Stretches at most that are taken of a clip.
+
     Raises:
         ModelError: The augmentation masks spectrograms, and the model takes none; or max_seconds
             is too short for the model.
@@ -70,7 +76,7 @@ class AudioCollator:
         self.training = training
         self._least = max(self.extractor.least_samples, least_samples(model_config))
         self._least_width = least_training_samples(model_config) if training else 1
-        self._windows = 1 if audio.evaluation_windows == "whole" else audio.evaluation_windows
+        self.num_windows = _count_windows(audio, training)
         self._most = self._find_most(audio)
         augmentation = audio.augmentation
         self._waveforms = self._masks = None
@@ -100,6 +106,21 @@ class AudioCollator:
             )
         return samples if most is None else min(samples, most)
 
+    def takes(self, num_frames: int, sampling_rate_hz: int) -> bool:
+        """Whether a clip is long enough for the model."""
+        rate = self.extractor.sampling_rate_hz
+        return -(-num_frames * rate // sampling_rate_hz) >= self._least
+
+    @property
+    def least_seconds(self) -> float:
+        """Length of the shortest clip that the model takes."""
+        return self._least / self.extractor.sampling_rate_hz
+
+    @property
+    def most_seconds(self) -> float | None:
+        """Length that longer clips are cut to; None: they stay whole."""
+        return None if self._most is None else self._most / self.extractor.sampling_rate_hz
+
     @property
     def waveform_augmented(self) -> bool:
         """Whether an example's waveform may differ from epoch to epoch."""
@@ -112,27 +133,44 @@ class AudioCollator:
             DataError: A clip can't be read, is too short for the model, or has a rate that can't be
                 resampled.
         """
-        audios: Sequence[Audio] = raw_batch["audio"]
-        names = [_name(audio, raw_batch, place) for place, audio in enumerate(audios)]
-        for audio, name in zip(audios, names, strict=True):
-            self._check_length(audio, name)
-        batch = {}
-        if self.training:
-            clips = self._training_clips(audios, names, raw_batch)
-        else:
-            clips, examples = self._evaluation_clips(audios, names)
-            if self._windows > 1:
-                batch["example"] = torch.tensor(examples)
+        clips, examples = self.read_clips(raw_batch)
+        batch = {} if self.num_windows == 1 else {"example": torch.tensor(examples)}
         features = self.extractor.extract(clips, self._least_width)
         if self._masks is not None:
             lengths = [self.extractor.count_frames(len(clip)) for clip in clips]
             frames = self.extractor.frames(features)
             mask_spectrograms(frames, lengths, self._masks, self._keys(raw_batch))
-        batch |= features
-        for raw_name, name in (("label", "labels"), ("index", "index")):
-            if raw_name in raw_batch:
-                batch[name] = torch.as_tensor(np.array(raw_batch[raw_name]), dtype=torch.int64)
-        return batch
+        return batch | features | self.columns(raw_batch)
+
+    def read_clips(self, raw_batch: dict[str, Any]) -> tuple[list[Tensor], list[int]]:
+        """Clips as they go into the extractor, cut and augmented, and the example of each.
+
+        Raises:
+            DataError: As in the call.
+        """
+        audios: Sequence[Audio] = raw_batch["audio"]
+        names = [_name(audio, raw_batch, place) for place, audio in enumerate(audios)]
+        for audio, name in zip(audios, names, strict=True):
+            self._check_length(audio, name)
+        if not self.training:
+            return self._evaluation_clips(audios, names)
+        return self._training_clips(audios, names, raw_batch), list(range(len(audios)))
+
+    def columns(self, raw_batch: dict[str, Any]) -> dict[str, Tensor]:
+        """The columns of a model batch that don't come from the sound."""
+        return {
+            name: torch.as_tensor(np.array(raw_batch[raw_name]), dtype=torch.int64)
+            for raw_name, name in (("label", "labels"), ("index", "index"))
+            if raw_name in raw_batch
+        }
+
+    def cuts_at_random(self, audio: Audio) -> bool:
+        """Whether a clip is too long for training, and cut at a random place."""
+        return self.training and self._count_wanted(audio) < _count_frames(audio)
+
+    def describe_clips(self) -> list[Any]:
+        """What decides, beside the files, how a clip goes into the model; plain values."""
+        return [self.extractor.settings, self._most, self.num_windows, self.training]
 
     def _training_clips(
         self, audios: Sequence[Audio], names: Sequence[str], raw_batch: dict[str, Any]
@@ -164,7 +202,7 @@ class AudioCollator:
         clips, examples = [], []
         for place, (audio, name) in enumerate(zip(audios, names, strict=True)):
             length = self._count_wanted(audio)
-            for start in window_starts(_count_frames(audio), length, self._windows):
+            for start in window_starts(_count_frames(audio), length, self.num_windows):
                 clips.append(self._trim(self._read(audio, name, start, length)))
                 examples.append(place)
         return clips, examples
@@ -200,7 +238,7 @@ class AudioCollator:
 
     def _check_length(self, audio: Audio, name: str) -> None:
         rate = self.extractor.sampling_rate_hz
-        if -(-_count_frames(audio) * rate // audio["sampling_rate_hz"]) < self._least:
+        if not self.takes(_count_frames(audio), audio["sampling_rate_hz"]):
             seconds = _count_frames(audio) / audio["sampling_rate_hz"]
             raise DataError(
                 f"{name}: {seconds:.4f} seconds are too short for the model. Allowed: "
@@ -210,6 +248,12 @@ class AudioCollator:
 
     def _keys(self, raw_batch: dict[str, Any]) -> Keys:
         return Keys(self.seed, np.asarray(raw_batch["epoch"]), np.asarray(raw_batch["index"]))
+
+
+def _count_windows(options: AudioOptions, training: bool) -> int:
+    """Stretches at most that are taken of a clip."""
+    windows = options.evaluation_windows
+    return 1 if training or windows == "whole" else windows
 
 
 def _count_frames(audio: Audio) -> int:

@@ -61,15 +61,21 @@ def least_samples(config: Any) -> int:
     return _samples_of(config, getattr(config, "squeeze_factor", 1))
 
 
-def least_training_samples(config: Any) -> int:
-    """Samples that a batch must be wide for a model's own masking in training; 1 if it has none.
+def least_training_frames(config: Any) -> int:
+    """Frames that a batch must be wide for a model's own masking in training; 1 if it has none.
 
     transformers refuses to mask `mask_time_length` frames where a whole batch has fewer, as a batch
     of equally short clips does.
     """
     if not getattr(config, "apply_spec_augment", True) or not getattr(config, "mask_time_prob", 0):
         return 1
-    return _samples_of(config, config.mask_time_length)
+    return int(config.mask_time_length)
+
+
+def least_training_samples(config: Any) -> int:
+    """Samples that make `least_training_frames`; 1 where that is 1."""
+    frames = least_training_frames(config)
+    return 1 if frames == 1 else _samples_of(config, frames)
 
 
 def _samples_of(config: Any, frames: int) -> int:

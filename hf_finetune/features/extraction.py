@@ -28,6 +28,8 @@ class Extractor(ABC):
         least_samples: Shortest clip that can be turned into features.
         most_samples: What lies beyond would be cut off; None: nothing is.
         makes_spectrograms: Whether `frames` can tell time and frequency of what comes out.
+        gives_mask: Whether the processor asks for an attention mask.
+        settings: Everything that the processor is set to, by name.
     """
 
     least_samples = 1
@@ -36,6 +38,8 @@ class Extractor(ABC):
 
     def __init__(self, processor: Any) -> None:
         self.sampling_rate_hz = int(processor.sampling_rate)
+        self.gives_mask = bool(getattr(processor, "return_attention_mask", False))
+        self.settings: dict[str, Any] = processor.to_dict()
 
     @abstractmethod
     def extract(self, clips: Sequence[Tensor], least_width: int = 0) -> dict[str, Tensor]:

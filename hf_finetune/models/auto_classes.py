@@ -1,4 +1,4 @@
-"""Tells transformers' Auto classes of this package's networks and of their image processor.
+"""Tells transformers' Auto classes of this package's networks and of their processors.
 
 Nothing is registered by an import: `register` is called by the door's functions, and by whoever
 wants to open a saved model with `AutoModelForImageClassification` or `pipeline` directly.
@@ -13,12 +13,23 @@ if TYPE_CHECKING:
 
 
 def register() -> None:
-    """Registers the networks and their processor; as often as you like."""
-    from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+    """Registers the networks and their processors; as often as you like."""
+    from transformers import (
+        AutoConfig,
+        AutoFeatureExtractor,
+        AutoImageProcessor,
+        AutoModelForAudioClassification,
+        AutoModelForImageClassification,
+    )
 
     from hf_finetune.models.image_processing import ClassifierImageProcessor
     from hf_finetune.models.modeling_cnn import CnnConfig, CnnForImageClassification
+    from hf_finetune.models.modeling_log_mel_cnn import (
+        LogMelCnnConfig,
+        LogMelCnnForAudioClassification,
+    )
     from hf_finetune.models.modeling_mlp import MlpConfig, MlpForImageClassification
+    from hf_finetune.models.spectrogram_processing import LogMelFeatureExtractor
 
     for config_class, model_class in (
         (CnnConfig, CnnForImageClassification),
@@ -31,6 +42,10 @@ def register() -> None:
             image_processor_classes={"pil": ClassifierImageProcessor},
             exist_ok=True,
         )
+    sound = LogMelCnnConfig
+    AutoConfig.register(sound.model_type, sound, exist_ok=True)
+    AutoModelForAudioClassification.register(sound, LogMelCnnForAudioClassification, exist_ok=True)
+    AutoFeatureExtractor.register(sound, LogMelFeatureExtractor, exist_ok=True)
 
 
 def modality_of(config_class: type) -> Literal["image", "audio"] | None:

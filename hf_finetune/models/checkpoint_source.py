@@ -59,7 +59,7 @@ def find_checkpoint(checkpoint: str, revision: str | None) -> CheckpointFolder:
         path = _download(checkpoint, revision)
         found = CheckpointFolder(path, f"{checkpoint} at commit {path.name[:7]}")
     if not (found.path / "config.json").is_file():
-        names = ", ".join(sorted(file.name for file in found.path.iterdir())[:8]) or "nothing"
+        names = ", ".join(sorted(file.name for file in found.path.glob("*"))[:8]) or "nothing"
         raise ModelError(
             f"model.checkpoint: {checkpoint!r} has no config.json, so it is no checkpoint of "
             f"transformers; it has {names}. Name one that save_pretrained wrote."

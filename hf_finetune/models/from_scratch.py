@@ -19,8 +19,13 @@ def config_settings(image_size: int | None, description: DataDescription) -> dic
         description: What the model needs to know of the data.
 
     Raises:
-        ModelError: The images differ in size and no size is given.
+        ModelError: The images differ in size and no size is given, or the data are no images.
     """
+    if description.modality != "image":
+        raise ModelError(
+            f"model.name: this network takes images, and the data are {description.modality}. "
+            "Write model.name: auto_audio (with a checkpoint) or log_mel_cnn."
+        )
     height, width = image_size or description.image_height, image_size or description.image_width
     if height is None or width is None:
         raise ModelError(

@@ -93,6 +93,11 @@ def clean_command(arguments: list[str]) -> list[str]:
     return cleaned
 
 
+def remove_secrets(text: str) -> str:
+    """The text without what looks like a token or a key."""
+    return _SECRET_VALUE.sub(_REMOVED, text)
+
+
 def _is_secret_flag(argument: str) -> bool:
     return argument.startswith("-") and _SECRET_OPTION.search(argument) is not None
 

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from torch import Tensor
 
 from hf_finetune.assembly import Workbench
+from hf_finetune.data import LoadedData
+from hf_finetune.data.division import name_groups
+from hf_finetune.data.inspection import describe_leaks
+from hf_finetune.data.split_files import SPLIT_FILE, UNUSED, write_split
 from hf_finetune.engines.batches import BatchView, KeyedSampler
+from hf_finetune.engines.length_batches import clip_seconds
 from hf_finetune.engines.progress import Progress
+from hf_finetune.features import collator_for
 from hf_finetune.models import save_classifier
 from hf_finetune.runs.environment import describe_environment
 from hf_finetune.runs.plots import draw_confusion_matrix, draw_curves, draw_examples
-from hf_finetune.runs.run_dir import METRICS, RunDir
+from hf_finetune.runs.run_dir import METRICS, PADDING, RunDir
 from hf_finetune.trackers.jsonl import read_history
 
-_EXAMPLES = 32
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+_EXAMPLES, _GROUPS = 32, 20
 
 
 def write_start(run: RunDir, bench: Workbench, plan: dict[str, str]) -> None:
@@ -31,14 +40,31 @@ def write_start(run: RunDir, bench: Workbench, plan: dict[str, str]) -> None:
         data_fingerprint=bench.data.fingerprint,
         warnings=list(bench.warnings),
         skipped_examples=list(bench.data.skipped),
+        split=_keep_split(run, bench.data),
     )
     if bench.config.run.pictures:
         _draw_examples(run, bench)
 
 
+def _keep_split(run: RunDir, data: LoadedData) -> dict[str, str]:
+    """Writes down which example is in which split; what the record says of it."""
+    parts = {**{name: (rows,) for name, rows in data.splits.items()}, UNUSED: data.unused}
+    columns = data.group_columns
+    return {
+        "file": SPLIT_FILE,
+        "sha256": write_split(run.path / SPLIT_FILE, parts),
+        "description": data.split_description,
+        "test_groups": name_groups(data.splits["test"], columns, _GROUPS) if columns else "",
+        "leaks": describe_leaks(data),
+    }
+
+
 def _draw_examples(run: RunDir, bench: Workbench) -> None:
     """The first training batch, as the model will see it."""
-    loader = bench.make_loader("train", training=True)
+    if bench.data.audio_shape is not None:
+        _draw_clips(run, bench)
+        return
+    loader = bench.make_loader("train", training=True, ready=False)
     view = cast("BatchView", loader.dataset)
     keys = list(islice(cast("KeyedSampler", loader.sampler), _EXAMPLES))
     batch = loader.collate_fn(cast("Any", view.__getitems__(keys)))
@@ -47,6 +73,26 @@ def _draw_examples(run: RunDir, bench: Workbench) -> None:
         name_labels(batch, bench.data.label_names),
         run.path / "examples.png",
         title=f"{bench.config.name}: training images as the model sees them",
+    )
+
+
+def _draw_clips(run: RunDir, bench: Workbench) -> None:
+    """The first clips of the first epoch, as the model will hear them."""
+    from hf_finetune.features.audio import AudioCollator
+    from hf_finetune.runs.sound_pictures import draw_clips, hear
+
+    rows, seed, model = bench.data.splits["train"], bench.config.seed, bench.classifier.model
+    keys = list(islice(KeyedSampler(len(rows), seed, shuffle=True), _EXAMPLES))
+    raw = BatchView(rows).__getitems__(keys)
+    processor, features = bench.classifier.processor, bench.config.features
+    collator = collator_for(processor, features, seed, True, model.config)
+    if not isinstance(collator, AudioCollator):
+        return  # of a plugin
+    draw_clips(
+        *hear(collator, raw),
+        [bench.data.label_names[label] for label in raw["label"]],
+        run.path / "examples.png",
+        title=f"{bench.config.name}: training clips as the model hears them",
     )
 
 
@@ -92,6 +138,8 @@ def write_results(run: RunDir, bench: Workbench, progress: Progress) -> dict[str
     if not bench.compute.is_main_process:
         return metrics
     save_classifier(bench.classifier, run.model)
+    if bench.data.audio_shape is not None:
+        _write_padding(run, bench, progress.accelerator)
     if bench.config.run.save_state_dict:
         _write_state_dict(run, bench)
     if bench.config.run.predictions:
@@ -108,6 +156,23 @@ def write_results(run: RunDir, bench: Workbench, progress: Progress) -> dict[str
         )
     run.write_json(METRICS, metrics)
     return metrics
+
+
+def _write_padding(run: RunDir, bench: Workbench, accelerator: Accelerator) -> None:
+    """How far the answers depend on padding, with a warning where classes change."""
+    from hf_finetune.evaluation.padding import describe_padding, measure_padding
+
+    split = "validation"  # the test split is scored, and no more
+    seconds = clip_seconds(bench.data.splits[split])
+    model, loader = bench.classifier.model, bench.make_loader(split)
+    extractor = getattr(loader.collate_fn, "extractor", None)
+    # Features of one length, whatever the clip's, leave little to look at, and are slow.
+    most_clips = 64 if extractor is None or extractor.most_samples is None else 8
+    found = measure_padding(model, loader, accelerator, seconds, most_clips)
+    run.write_json(PADDING, {"split": split, **found})
+    warning = describe_padding(found, split)
+    if warning is not None:
+        run.warn(warning)
 
 
 def _write_state_dict(run: RunDir, bench: Workbench) -> None:

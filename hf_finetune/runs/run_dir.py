@@ -1,12 +1,14 @@
 """The run directory: what a run leaves behind, and what everything after training reads.
 
 runs/<name>/<number>/
-    run.json            status (running, finished, failed, stopped), start and end, warnings,
-                        skipped examples, SHA-256 of plugins
+    run.json            status (running, finished, failed, stopped), run_id, start and end,
+                        warnings, skipped examples, SHA-256 of plugins, the split and its leaks
+    split.csv           id, split, and hash of content and label, of every example of the data
     config.yaml         the resolved configuration; itself a configuration
     environment.json    versions, hardware, threads, commit, and what the run was about to do
     history.jsonl       one record a line: training, validation, test
     metrics.json        validation and test, scored with the best weights
+    padding.json        with sound: whether classes change with what a clip is batched with
     predictions/        validation.parquet, test.parquet: id, label, prediction, logits, groups
     model/              the best weights (safetensors), config and processor
     curves.png, examples.png, confusion_matrix.png
@@ -18,6 +20,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +34,7 @@ from hf_finetune.errors import UserError
 from hf_finetune.evaluation import Predictions
 
 STATUS, CONFIG, METRICS, MODEL = "run.json", "config.yaml", "metrics.json", "model"
+PADDING = "padding.json"
 
 
 def create_run_dir(config: RunConfig) -> RunDir:
@@ -53,7 +58,7 @@ def create_run_dir(config: RunConfig) -> RunDir:
         ) from error
     run = RunDir(parent / f"{number:03d}")
     (run.path / CONFIG).write_text(dump_config(config), encoding="utf-8")
-    run.set_status("running", started=_now(), plugins=config.plugin_hashes)
+    run.set_status("running", run_id=uuid.uuid4().hex, started=_now(), plugins=config.plugin_hashes)
     return run
 
 
@@ -126,6 +131,12 @@ class RunDir:
     def finish(self, status: str, **facts: Any) -> None:
         """Writes the final status and the end's time."""
         self.set_status(status, ended=_now(), **facts)
+
+    def warn(self, text: str) -> None:
+        """Says what the run survives, and keeps it in `run.json`."""
+        status = self.status
+        print(f"warning: {text}", file=sys.stderr, flush=True)
+        self.set_status(status["status"], warnings=[*status.get("warnings", []), text])
 
     def remove_checkpoints(self, keep: bool) -> None:
         """Removes the checkpoints of a run that needs them no more, unless they are to be kept."""

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hf_finetune.trackers import Tracker
+from hf_finetune.trackers import TrackedRun, Tracker
+from hf_finetune.trackers.options import TrackingOptions
 
 HISTORY = "history.jsonl"
 
@@ -33,14 +34,18 @@ class JsonlTracker(Tracker):
         self._file.write(json.dumps(dict(record)) + "\n")
         self._file.flush()
 
-    def finish(self) -> None:
+    def finish(self, status: str, error: str | None = None) -> None:
         """Closes the file."""
         self._file.close()
 
 
-def start(directory: Path, num_records: int) -> JsonlTracker:
+def check(options: TrackingOptions) -> None:
+    """Needs nothing."""
+
+
+def start(run: TrackedRun) -> JsonlTracker:
     """Opens the history of a run; see `trackers.start_trackers`."""
-    return JsonlTracker(directory / HISTORY, num_records)
+    return JsonlTracker(run.directory / HISTORY, run.num_records)
 
 
 def read_history(directory: Path) -> list[dict[str, Any]]:

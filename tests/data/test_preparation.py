@@ -105,7 +105,7 @@ def test_groups_hang_together_through_any_key():
 def test_held_out_groups_come_near_the_fraction():
     groups = np.repeat(np.arange(20), 5)
     for seed in range(5):
-        kept, held = hold_out_groups(groups, 0.2, seed)
+        kept, held = hold_out_groups(groups, np.zeros(100, np.int64), 0.2, seed)
         assert len(held) == 20
         assert not set(groups[kept]) & set(groups[held])
 

@@ -156,3 +156,20 @@ def test_a_whole_split_from_python(make_config: Callable[..., Any]):
     assert (found.mutual_information >= 0).all()
     assert (found.predictive_entropy <= np.log(10) + 1e-9).all()
     assert (found.mutual_information <= found.predictive_entropy).all()
+
+
+def test_rows_come_in_the_order_of_the_split():
+    """Batches by length say which rows they hold; windows of one example count by their mean."""
+    values = torch.tensor([[0.0], [1.0], [2.0], [3.0]])
+    batches = [
+        {"pixel_values": values[[3, 1]], "index": torch.tensor([3, 1])},
+        {
+            "pixel_values": torch.tensor([[2.0], [1.5], [2.5], [0.0]]),
+            "index": torch.tensor([2, 0]),
+            "example": torch.tensor([0, 0, 0, 1]),
+        },
+    ]
+    found = sample_dropout(Coin(1e-9), batches, num_samples=3)
+    expected = torch.cat([values, torch.ones(4, 1)], 1).softmax(-1)
+    assert found.probabilities == pytest.approx(expected.numpy(), abs=1e-6)
+    assert found.votes[2:, 0].tolist() == [3, 3]

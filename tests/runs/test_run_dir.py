@@ -185,10 +185,10 @@ def test_history_goes_on_where_the_checkpoint_stood(tmp_path: Path):
     tracker = start(tmp_path, 0)
     for step in range(4):
         tracker.on_record({"step": step})
-    tracker.finish()
+    tracker.finish("finished")
     tracker = start(tmp_path, 2)
     tracker.on_record({"step": 20})
-    tracker.finish()
+    tracker.finish("finished")
     assert [record["step"] for record in read_history(tmp_path)] == [0, 1, 20]
     with (tmp_path / "history.jsonl").open("a") as file:
         file.write('{"step": 2')  # a kill in mid-line

@@ -1,0 +1,303 @@
+"""Keeps what a model's frozen front end makes of each clip, and makes batches of it.
+
+Every clip goes through the front end once, alone; the features lie in the user's cache folder and
+are memory-mapped from then on. `keeping` (above the rooms) says when; the collator here stands in
+for the audio collator, and gives the same columns.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
+
+import datasets
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from hf_finetune.data.cache_folder import cache_folder
+from hf_finetune.data.tables import RowReader, column_values
+from hf_finetune.errors import DataError
+from hf_finetune.features.audio import AudioCollator
+
+if TYPE_CHECKING:
+    from hf_finetune.models.front_end import FrontEnd
+
+_FORMAT = 1  # raise it where the same clips are to become other features
+_FEATURES, _INDEX = "features.bin", "index.npz"
+_UNUSED_SECONDS = 30 * 24 * 3600  # after which features are removed
+_PLAIN = {torch.float32: np.float32, torch.bfloat16: np.uint16, torch.float16: np.uint16}
+
+Stretch = tuple[Tensor, int]
+"""Features `[frames, channels]` of a part of a clip, and the samples that it was made of."""
+
+
+@dataclass(frozen=True)
+class KeptClips:
+    """The kept features of a split.
+
+    Attributes:
+        folder: Where they lie.
+        dtype: float32, bfloat16 or float16.
+        num_channels: Numbers in a frame.
+    """
+
+    folder: Path
+    dtype: torch.dtype
+    num_channels: int
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Sent to a worker process: it maps the file itself.
+        return {name: getattr(self, name) for name in ("folder", "dtype", "num_channels")}
+
+    @cached_property
+    def _index(self) -> dict[str, NDArray[np.int64]]:
+        """`rows` `[N + 1]`: first stretch of each row; `starts` `[S + 1]`, `samples` `[S]`."""
+        with (self.folder / _INDEX).open("rb") as file, np.load(file) as index:
+            return dict(index)
+
+    @cached_property
+    def _features(self) -> Tensor:
+        """`[frames of all stretches, channels]`, mapped; never written to."""
+        shape = (int(self._index["starts"][-1]), self.num_channels)
+        if shape[0] == 0:
+            return torch.empty(shape, dtype=self.dtype)
+        plain = np.memmap(self.folder / _FEATURES, _PLAIN[self.dtype], mode="c", shape=shape)
+        return torch.from_numpy(plain).view(self.dtype)
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the features."""
+        return int(self._index["starts"][-1]) * self.num_channels * self.dtype.itemsize
+
+    @property
+    def num_missing(self) -> int:
+        """Rows without any: they are cut at random, anew in every epoch."""
+        return int((np.diff(self._index["rows"]) == 0).sum())
+
+    def is_whole(self) -> bool:
+        """Whether the features are there, to the last byte; the index is written after them."""
+        try:
+            return (self.folder / _FEATURES).stat().st_size == self.num_bytes
+        except (OSError, KeyError, ValueError, EOFError, BadZipFile):
+            return False
+
+    def read(self, row: int) -> list[Stretch]:
+        """The kept stretches of a row: one, or one for each window that is evaluated; or none."""
+        index = self._index
+        return [
+            (
+                self._features[index["starts"][number] : index["starts"][number + 1]],
+                int(index["samples"][number]),
+            )
+            for number in range(index["rows"][row], index["rows"][row + 1])
+        ]
+
+    def write(self, clips: Iterator[list[Stretch]]) -> None:
+        """Writes the stretches of every row; whoever reads meanwhile finds nothing."""
+        rows, starts, samples = [0], [0], []
+        unfinished = self.folder / f".{_FEATURES}.unfinished"
+        with unfinished.open("wb") as file:
+            for stretches in clips:
+                for features, count in stretches:
+                    features.view(dtype=_torch_type(self.dtype)).numpy().tofile(file)
+                    starts.append(starts[-1] + len(features))
+                    samples.append(count)
+                rows.append(len(samples))
+        unfinished.replace(self.folder / _FEATURES)
+        unfinished = self.folder / f".{_INDEX}.unfinished"
+        with unfinished.open("wb") as file:
+            whole = [np.array(numbers, np.int64) for numbers in (rows, starts, samples)]
+            np.savez(file, rows=whole[0], starts=whole[1], samples=whole[2])
+        unfinished.replace(self.folder / _INDEX)
+        self.__dict__.pop("_index", None)
+
+
+def _torch_type(dtype: torch.dtype) -> torch.dtype:
+    """A type of the same size that NumPy knows."""
+    return dtype if dtype == torch.float32 else torch.uint16
+
+
+class KeptFeatureCollator:
+    """Raw audio batch in, model batch of ready features out.
+
+    `input_values` is `[B, frames, channels]`, padded with zeros. Where clips of unequal length
+    meet, there is an `attention_mask` (of samples, as ever) even for models that take waveforms
+    without one: since each clip came through the front end alone, nothing of its batch is left in
+    its answer then.
+
+    Args:
+        collator: Reads and cuts the clips that aren't kept.
+        clips: The kept features of the split that the batches are drawn from.
+        front_end: Made them.
+        least_frames: Frames that a batch is wide at least.
+    """
+
+    def __init__(
+        self, collator: AudioCollator, clips: KeptClips, front_end: FrontEnd, least_frames: int
+    ) -> None:
+        self.collator = collator
+        self.clips = clips
+        self._front_end = front_end.on_cpu()
+        self._least_frames = least_frames
+
+    def __call__(self, raw_batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Makes one model batch.
+
+        Raises:
+            DataError: As `AudioCollator`, for clips that aren't kept.
+        """
+        stretches = [self.clips.read(int(row)) for row in raw_batch["index"]]
+        self._compute_missing(stretches, raw_batch)
+        parts = [part for own in stretches for part in own]
+        batch = self._pad(parts)
+        if self.collator.num_windows > 1:
+            counts = torch.tensor([len(own) for own in stretches])
+            batch["example"] = torch.arange(len(stretches)).repeat_interleave(counts)
+        return batch | self.collator.columns(raw_batch)
+
+    def _compute_missing(self, stretches: list[list[Stretch]], raw_batch: dict[str, Any]) -> None:
+        """Fills in the clips that are cut at random."""
+        places = [place for place, own in enumerate(stretches) if not own]
+        if not places:
+            return
+        missing = {name: [values[place] for place in places] for name, values in raw_batch.items()}
+        for place, clip in zip(places, self.collator.read_clips(missing)[0], strict=True):
+            stretches[place] = [compute_stretch(self._front_end, self.collator, clip)]
+
+    def _pad(self, parts: Sequence[Stretch]) -> dict[str, Tensor]:
+        widths = [len(features) for features, _ in parts]
+        width = max(*widths, self._least_frames)
+        values = torch.zeros(len(parts), width, self.clips.num_channels, dtype=self.clips.dtype)
+        for row, (features, _) in zip(values, parts, strict=True):
+            row[: len(features)] = features
+        batch = {"input_values": values}
+        if self.collator.extractor.gives_mask or min(widths) < width:
+            samples = torch.tensor([count for _, count in parts])
+            filled = torch.arange(int(samples.max())) < samples[:, None]
+            batch["attention_mask"] = filled.to(torch.int32)
+        return batch
+
+
+def compute_stretch(front_end: FrontEnd, collator: AudioCollator, clip: Tensor) -> Stretch:
+    """What the front end makes of one clip.
+
+    Args:
+        front_end: The model's.
+        collator: Normalises the clip.
+        clip: float32 `[T]`, at the model's rate.
+    """
+    features = collator.extractor.extract([clip])["input_values"]
+    return front_end.compute(features), len(clip)
+
+
+def keep_clips(split: datasets.Dataset, collator: AudioCollator, front_end: FrontEnd) -> KeptClips:
+    """The features of a split's clips, from the cache folder, or computed now and put there.
+
+    Training clips that are cut at random are left out.
+
+    Args:
+        split: A plain Dataset with the column `audio`.
+        collator: That of the split: it reads and cuts the clips.
+        front_end: Makes the features.
+
+    Raises:
+        DataError: A clip can't be read or is too short; or the cache folder can't be written to.
+    """
+    folder = cache_folder() / "front_ends" / _key(split, collator, front_end)
+    clips = KeptClips(folder, front_end.dtype, front_end.num_channels)
+    if clips.is_whole():
+        with suppress(OSError):
+            (folder / _INDEX).touch()  # so that it is known to be in use
+        return clips
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _remove_unused(folder.parent)
+        with _only_writer(folder):
+            if not clips.is_whole():  # another process may have written them meanwhile
+                clips.write(_compute_all(split, collator, front_end))
+    except OSError as error:
+        raise DataError(
+            f"{folder}: can't keep the front end's features here ({error.strerror or error}). Make "
+            "room, name another folder with the environment variable HF_FINETUNE_CACHE, or write "
+            "features.keep_frozen: off."
+        ) from error
+    return clips
+
+
+@contextmanager
+def _only_writer(folder: Path) -> Iterator[None]:
+    """Waits until no other process writes here; a kill lets go."""
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _remove_unused(folder: Path) -> None:
+    """Removes features that no run has used for a long time."""
+    for index in folder.glob(f"*/{_INDEX}"):
+        with suppress(OSError):  # of another process that does the same
+            if time.time() - index.stat().st_mtime > _UNUSED_SECONDS:
+                index.unlink()
+                shutil.rmtree(index.parent)
+
+
+def _compute_all(
+    split: datasets.Dataset, collator: AudioCollator, front_end: FrontEnd
+) -> Iterator[list[Stretch]]:
+    """The stretches of every row, in order."""
+    reader = RowReader(split, ["audio"])
+    bar = tqdm(
+        range(len(split)),
+        desc="frozen front end",
+        unit="clip",
+        file=sys.stderr,
+        dynamic_ncols=True,
+        disable=not sys.stderr.isatty(),
+        leave=False,
+        delay=1,
+        bar_format="{desc} {percentage:3.0f}% |{bar}| {n_fmt} of {total_fmt}, {remaining} left",
+    )
+    for row in bar:
+        rows = np.array([row])
+        raw = {**reader.read(rows), "epoch": np.zeros(1, np.int64), "index": rows}
+        if collator.cuts_at_random(raw["audio"][0]):
+            yield []
+        else:
+            clips, _ = collator.read_clips(raw)
+            yield [compute_stretch(front_end, collator, clip) for clip in clips]
+
+
+def _key(split: datasets.Dataset, collator: AudioCollator, front_end: FrontEnd) -> str:
+    """Names the features by everything that decides about them."""
+    how = [_FORMAT, front_end.fingerprint(), collator.describe_clips()]
+    digest = hashlib.sha256(json.dumps(how, sort_keys=True, default=str).encode())
+    for content in _contents(split):
+        digest.update(content)
+    return digest.hexdigest()[:32]
+
+
+def _contents(split: datasets.Dataset) -> Iterator[bytes]:
+    """A hash of each clip's content, in the order of the rows."""
+    features = split.features
+    if "measured" in features and "digest" in features["measured"]:
+        for known in column_values(split, "measured", "digest"):
+            yield f"{known}\0".encode()
+        return
+    for row in range(len(split)):
+        [audio] = column_values(split, "audio", rows=slice(row, row + 1))
+        content = audio["bytes"] or Path(audio["path"]).read_bytes()
+        yield hashlib.sha256(content).digest()

@@ -1,0 +1,110 @@
+"""Pushes the weights while training goes on, beside it and without ever holding it up.
+
+Place: a listener of the engines on the main process, for `hub.when: best` and `every_save`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import TYPE_CHECKING
+
+from hf_finetune.engines.checkpoints import WEIGHTS
+from hf_finetune.errors import UserError
+from hf_finetune.hub.access import quiet_hub
+from hf_finetune.hub.contents import fill_folder
+from hf_finetune.hub.push import upload
+from hf_finetune.hub.record import read_record
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from hf_finetune.assembly import Workbench
+    from hf_finetune.runs.run_dir import RunDir
+
+
+@contextmanager
+def interim_pushes(run: RunDir, bench: Workbench) -> Iterator[tuple[InterimPushes, ...]]:
+    """The listener that pushes while training goes on, where the configuration asks for one."""
+    hub = bench.config.hub
+    if hub.repo_id is None or hub.when == "end" or not bench.compute.is_main_process:
+        yield ()
+        return
+    pushes = InterimPushes(run, bench)
+    try:
+        yield (pushes,)
+    finally:
+        pushes.finish()
+
+
+class InterimPushes:
+    """Pushes the weights of a new best evaluation, or of a checkpoint, as they lie on the disk.
+
+    One push at a time: what comes meanwhile is left out, since a later one replaces it anyway.
+
+    Args:
+        run: The run.
+        bench: Its model, processor and configuration.
+    """
+
+    def __init__(self, run: RunDir, bench: Workbench) -> None:
+        self._run, self._bench, self._options = run, bench, bench.config.hub
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="push")
+        self._going: Future[None] | None = None
+
+    def on_step(self, step: int, loss: Tensor, model: nn.Module) -> None:
+        """Nothing: weights are pushed at evaluations."""
+
+    def on_record(self, record: Mapping[str, float | int | bool]) -> None:
+        """Pushes the weights that an evaluation was made with, where they are due."""
+        weights = self._find_weights(record)
+        if weights is None or (self._going is not None and not self._going.done()):
+            return
+        step = int(record["step"])
+        try:
+            folder = self._fill(weights, record)
+        except (UserError, OSError) as error:  # a full disk: no reason to stop training
+            print(f"warning: step {step} is not pushed: {error}", file=sys.stderr)
+        else:
+            self._going = self._thread.submit(self._upload, folder, step)
+
+    def _fill(self, weights: Path, record: Mapping[str, float | int | bool]) -> Path:
+        """A folder with what is pushed: the checkpoint may be gone before the upload begins."""
+        folder = Path(mkdtemp(prefix="hf_finetune_push_"))
+        fill_folder(
+            folder,
+            read_record(self._run),
+            self._bench.classifier,
+            weights,
+            self._options,
+            record,
+        )
+        return folder
+
+    def _find_weights(self, record: Mapping[str, float | int | bool]) -> Path | None:
+        """Folder of the weights that this evaluation is about, if they are to be pushed."""
+        if "validation/loss" not in record:
+            return None
+        checkpoints, step = self._run.checkpoints, record["step"]
+        folders = [checkpoints / f"best-{step}"] if record["is_best"] else []
+        if self._options.when == "every_save":
+            folders.append(checkpoints / f"step-{step}")
+        return next((folder for folder in folders if (folder / WEIGHTS).is_file()), None)
+
+    def _upload(self, folder: Path, step: int) -> None:
+        try:
+            with quiet_hub(show_bars=False):
+                upload(folder, self._options, f"{self._run.title}, step {step}")
+        except UserError as error:
+            print(f"warning: step {step} is not pushed: {error}", file=sys.stderr)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def finish(self) -> None:
+        """Waits for the push that is under way; the run's own push comes after it."""
+        self._thread.shutdown(wait=True)

@@ -1,0 +1,147 @@
+"""Settles whether a run keeps what the frozen front end of its model makes of each clip.
+
+Part of `assembly`: the model says what is frozen, the configuration what changes from epoch to
+epoch, and the data how much there is to keep.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import datasets
+
+from hf_finetune.config import RunConfig
+from hf_finetune.data import LoadedData
+from hf_finetune.data.cache_folder import cache_folder
+from hf_finetune.engines.compute import Compute
+from hf_finetune.engines.length_batches import clip_seconds
+from hf_finetune.features import Collator
+from hf_finetune.models import Classifier
+
+if TYPE_CHECKING:
+    from hf_finetune.features.kept_features import KeptClips
+    from hf_finetune.models.front_end import FrontEnd
+
+_MOST_CUT = 0.5  # of the training clips may be computed anew in every epoch
+_MOST_OF_DISK = 0.5  # of what is free
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """What is kept of the front end's work in a run.
+
+    Attributes:
+        front_end: The model's; None where its work is not kept.
+        why_not: Then the reason.
+        kept: What is kept so far, by split.
+    """
+
+    front_end: FrontEnd | None
+    why_not: str = ""
+    kept: dict[str, KeptClips] = field(default_factory=dict)
+
+    def equip(
+        self, name: str, split: datasets.Dataset, collator: Collator, classifier: Classifier
+    ) -> Collator:
+        """The collator that reads a split's kept features; computes them where they aren't there.
+
+        Args:
+            name: train, validation or test.
+            split: Its rows.
+            collator: Makes batches of the clips themselves; the answer where nothing is kept.
+            classifier: Its config says how wide a batch must be.
+        """
+        from hf_finetune.features.audio import AudioCollator
+        from hf_finetune.features.clip_lengths import least_training_frames
+        from hf_finetune.features.kept_features import KeptFeatureCollator, keep_clips
+
+        if self.front_end is None or not isinstance(collator, AudioCollator):
+            return collator
+        self.kept[name] = clips = keep_clips(split, collator, self.front_end)
+        least = least_training_frames(classifier.model.config) if collator.training else 1
+        return KeptFeatureCollator(collator, clips, self.front_end, least)
+
+    def describe(self) -> str:
+        """What is kept, how large it is and where it lies, in words for the plan."""
+        if self.front_end is None:
+            return f"frozen, computed in every step: {self.why_not}"
+        parts = ", ".join(f"{k} {c.num_bytes / 1e6:,.1f} MB" for k, c in self.kept.items())
+        missing = sum(clips.num_missing for clips in self.kept.values())
+        cut = f"; {missing:,} longer clips are cut at random, and computed each time"
+        dtype = str(self.front_end.dtype).removeprefix("torch.")
+        folder = cache_folder() / "front_ends"
+        return (
+            f"frozen, computed once a clip and kept: {parts} of {dtype} in {folder}"
+            f"{cut if missing else ''}"
+        )
+
+
+def settle_keeping(
+    config: RunConfig, data: LoadedData, classifier: Classifier, compute: Compute
+) -> Keeping | None:
+    """Whether to keep the front end's features; lets the model take them if so.
+
+    Depends on the configuration, the data and the model only, so that whoever scores the model
+    later computes as the run did. A nearly full disk is the exception.
+
+    Args:
+        config: The configuration.
+        data: Its data.
+        classifier: Its model, on its device.
+        compute: What it runs on.
+
+    Returns:
+        None where the model has no front end that stays frozen, or keeping is switched off.
+    """
+    if config.features.keep_frozen == "off" or "audio" not in data.splits["train"].column_names:
+        return None
+    from hf_finetune.models.front_end import FrontEnd, accept_ready_features, stays_frozen
+
+    if not stays_frozen(classifier, config.model):
+        return None
+    front_end = FrontEnd(classifier, compute.precision)
+    why_not = _find_hindrance(config, data, front_end, compute.num_processes)
+    if why_not:
+        return Keeping(None, why_not)
+    accept_ready_features(classifier.model)
+    return Keeping(front_end)
+
+
+def _find_hindrance(
+    config: RunConfig, data: LoadedData, front_end: FrontEnd, num_processes: int
+) -> str:
+    """Why nothing is kept; empty where all is well."""
+    audio = config.features.audio
+    if audio.augmentation.waveform_augmented:
+        return "the augmentation changes the clips in every epoch"
+    if _count_epochs(config, len(data.splits["train"]), num_processes) <= 1:
+        return "the run sees each clip only once"
+    seconds = clip_seconds(data.splits["train"])
+    if audio.max_seconds is not None and (seconds > audio.max_seconds).mean() > _MOST_CUT:
+        return "most training clips are cut at random (features.audio.max_seconds)"
+    total = sum(float(clip_seconds(split).sum()) for split in data.splits.values())
+    num_bytes = total * front_end.bytes_per_second
+    free = shutil.disk_usage(_nearest_folder(cache_folder())).free
+    if num_bytes > _MOST_OF_DISK * free:
+        return (
+            f"it would take {num_bytes / 1e9:,.1f} GB, and there are {free / 1e9:,.1f} GB left in "
+            f"{cache_folder()} (HF_FINETUNE_CACHE names another folder)"
+        )
+    return ""
+
+
+def _count_epochs(config: RunConfig, num_rows: int, num_processes: int) -> float:
+    """How often the run sees each training clip."""
+    train = config.train
+    if train.max_steps is None:
+        return train.num_train_epochs
+    rows = train.per_device_train_batch_size * train.gradient_accumulation_steps * num_processes
+    return train.max_steps * rows / num_rows
+
+
+def _nearest_folder(path: Path) -> Path:
+    """The path itself, or the nearest folder above it that exists."""
+    return next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())

@@ -1,0 +1,130 @@
+"""The learning curves of a comparison over each other, as a picture.
+
+Place: behind `hf-finetune compare --plot`; colours and file format are those of `runs.plots`.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hf_finetune.errors import UserError
+from hf_finetune.runs.comparison import Comparison
+from hf_finetune.runs.comparison.record import Record, RunRecord
+from hf_finetune.runs.comparison.rows import Row
+from hf_finetune.runs.comparison.table import shorten_middle
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Points = list[tuple[float, float]]
+
+# Okabe & Ito's palette, told apart by colour-blind readers; more than these can't be.
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_GREY = "#B0B0B0"
+_LABEL_LENGTH = 26
+_LINE_HEIGHT = 0.052  # of the axes' height, so that labels don't overlap
+
+
+def draw_comparison(comparison: Comparison, path: Path) -> None:
+    """Draws validation loss and the sorting metric of all rows by step.
+
+    The best six rows have a colour and their name at the line's end, the others are grey. Of
+    several seeds the thick line is the mean where all were evaluated, a thin one each run.
+
+    Args:
+        comparison: What to draw.
+        path: The PNG file to write.
+
+    Raises:
+        UserError: No run has a curve, or the file can't be written.
+    """
+    from matplotlib.figure import Figure
+
+    from hf_finetune.runs.plots import DOTS_PER_INCH, save_figure
+
+    metric = comparison.metrics[0]
+    names = ["validation/loss", f"validation/{'accuracy' if metric == 'loss' else metric}"]
+    if not any(_read_points(run.history, name) for name in names for run in _runs(comparison)):
+        raise UserError("--plot: none of these runs has a curve of its validation.")
+    figure = Figure(figsize=(12, 4.8), dpi=DOTS_PER_INCH, layout="constrained")
+    for axes, name in zip(figure.subplots(1, 2, sharex=True), names, strict=True):
+        _draw(axes, comparison.rows, name)
+    try:
+        save_figure(figure, path)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"--plot: can't write {str(path)!r} ({error}). Name a .png file."
+        ) from error
+
+
+def _runs(comparison: Comparison) -> list[RunRecord]:
+    return [run for row in comparison.rows for run in row.runs]
+
+
+def _draw(axes: Axes, rows: Sequence[Row], name: str) -> None:
+    """One panel: every row's curves of one value."""
+    ends = []
+    for number, row in reversed([*enumerate(rows)]):  # the best on top
+        curves = [points for run in row.runs if (points := _read_points(run.history, name))]
+        if not curves:
+            continue
+        color = _COLORS[number] if number < len(_COLORS) else _GREY
+        for points in curves if len(curves) > 1 else ():
+            axes.plot(*zip(*points, strict=True), color=color, linewidth=0.8, alpha=0.4)
+        mean = _average(curves)
+        marker = "o" if len(mean) <= 12 else ""
+        axes.plot(*zip(*mean, strict=True), color=color, linewidth=2, marker=marker, markersize=3.5)
+        if number < len(_COLORS):
+            label = f"{number + 1} {shorten_middle(row.label, _LABEL_LENGTH)}"
+            ends.append((*mean[-1], label, color))
+    axes.set_xlim(left=0)
+    _write_labels(axes, ends)
+    axes.set_title(name.replace("_", " "), fontsize=12.5, loc="left", fontweight="bold")
+    axes.set_xlabel("optimiser step", fontsize=11)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _read_points(history: Sequence[Record], name: str) -> Points:
+    return [(record["step"], record[name]) for record in history if name in record]
+
+
+def _average(curves: Sequence[Points]) -> Points:
+    """The mean at the steps that all curves share; of one curve, itself."""
+    values = [dict(points) for points in curves]
+    shared = [step for step, _ in curves[0] if all(step in other for other in values)]
+    mean = [(step, statistics.fmean(other[step] for other in values)) for step in shared]
+    return mean or list(curves[0])
+
+
+def _write_labels(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
+    """Writes each line's name in its colour right of the panel, level with its end or nearly so."""
+    low, high = axes.get_ylim()
+    ordered = sorted(ends, key=lambda end: end[1])
+    heights = _spread_out([(value - low) / (high - low) for _, value, _, _ in ordered])
+    for (_, _, label, color), height in zip(ordered, heights, strict=True):
+        axes.text(
+            1.02,
+            height,
+            label,
+            color=color,
+            transform=axes.transAxes,
+            va="center",
+            fontsize=9.5,
+            parse_math=False,
+        )
+
+
+def _spread_out(heights: Sequence[float]) -> list[float]:
+    """Rising heights, 0 to 1, a line or more apart; the uppermost stay within the panel."""
+    apart: list[float] = []
+    for height in heights:
+        apart.append(max(height, apart[-1] + _LINE_HEIGHT if apart else height))
+    limit = 1.0
+    for place in reversed(range(len(apart))):
+        apart[place] = min(apart[place], limit)
+        limit = apart[place] - _LINE_HEIGHT
+    return apart

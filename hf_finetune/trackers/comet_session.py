@@ -1,0 +1,293 @@
+"""Opens and closes a run's Comet experiment: which mode, with what key, over which network.
+
+Place: the only file that starts comet_ml, which is imported when a run uses it and not before.
+comet_ml's own automatic logging stays off: what is sent is what `trackers.comet` lists.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urljoin
+from zipfile import ZIP_DEFLATED, ZipFile
+
+from hf_finetune.errors import UserError
+from hf_finetune.trackers.comet_state import CometState, read_state
+from hf_finetune.trackers.facts import title_of
+from hf_finetune.trackers.options import PROJECT, CometOptions
+
+NO_KEY = "Set COMET_API_KEY, or run 'comet login' once"
+_PROBE_SECONDS = 3.0
+# For comet_ml, which reads them when it needs them; what the user has set stays.
+_SETTINGS = {
+    "COMET_DISABLE_AUTO_LOGGING": "1",  # patches no library, so that torch may be imported first
+    "COMET_ERROR_TRACKING_ENABLE": "false",  # its own crash reports hold the machine's name
+    "COMET_LOGGING_CONSOLE": "error",
+    # Half a minute is lost to retries otherwise, before a dead network shows.
+    "COMET_GET_OR_ADD_EXPERIMENT_RETRY_TOTAL": "2",
+    "COMET_GET_OR_ADD_EXPERIMENT_RETRY_CONNECT": "1",
+    "COMET_GET_OR_ADD_EXPERIMENT_RETRY_READ": "1",
+}
+# What COMET_MODE meant to older versions of transformers, and what it means to newer ones.
+_OLD_MODES = {"online": "auto", "offline": "offline", "disabled": "off"}
+_NEW_MODES = ("get_or_create", "get", "create")
+
+
+@dataclass
+class Session:
+    """An open experiment.
+
+    Attributes:
+        experiment: comet_ml's.
+        state: How far the run has come at Comet.
+        is_online: Whether it is sent while the run goes on.
+        earlier: The archives that were there before, as `list_archives` has them.
+        warn: Says what went wrong.
+    """
+
+    experiment: Any
+    state: CometState
+    is_online: bool
+    earlier: dict[str, int]
+    warn: Callable[[str], None]
+
+    def mark_crashed(self, error: str) -> None:
+        """Shows the experiment as crashed."""
+        # comet_ml does this itself from sys.excepthook, which a program's own handling comes
+        # before; it has no public call for it.
+        self.experiment._report_experiment_error(error, has_crashed=True)
+
+    def register_model(self, name: str) -> None:
+        """Registers the model that was logged under this name."""
+        self.experiment.register_model(name)
+
+    def close(self, num_records: int) -> None:
+        """Sends what is left, and notes what has arrived.
+
+        Args:
+            num_records: Records of the history that the experiment was given.
+        """
+        with _only_errors():
+            self.experiment.end()
+        # By time: names repeat, since comet_ml draws them from the generator that the run seeds.
+        written = [n for n, t in self.state.list_archives().items() if self.earlier.get(n) != t]
+        self.state.supersede(written[-1] if written else None)
+        if self.is_online and not written:
+            self.state.update(num_records=num_records)
+        elif self.is_online:
+            _make_resumable(self.state.folder / written[-1])
+            self.warn(
+                f"tracking.comet: the network went away during the run; what is missing at Comet "
+                f"stands in {self.state.folder}. {how_to_send(self.state.directory)}"
+            )
+
+
+def check_session(options: CometOptions) -> None:
+    """Makes sure that an experiment can be opened.
+
+    Raises:
+        UserError: The mode is online, and there is no key.
+    """
+    mode, _ = settle_mode(options)
+    if mode == "online" and options.mode == "online" and find_key() is None:
+        raise UserError(
+            f"tracking.comet.mode: online needs Comet's key, and there is none. {NO_KEY}; or write "
+            "tracking.comet.mode: offline"
+        )
+
+
+def open_session(
+    directory: Path, options: CometOptions, warn: Callable[[str], None]
+) -> Session | None:
+    """Opens the run's experiment; offline where online fails.
+
+    Args:
+        directory: The run directory.
+        options: The configuration's `tracking.comet`.
+        warn: Says what was survived.
+
+    Returns:
+        The session; None where the mode is off.
+    """
+    mode, note = settle_mode(options)
+    if note is not None:
+        warn(note)
+    if mode == "off":
+        return None
+    directory = directory.resolve()
+    state = read_state(directory)
+    workspace = options.workspace or os.environ.get("COMET_WORKSPACE") or None
+    project = options.project or os.environ.get("COMET_PROJECT_NAME") or PROJECT
+    state.workspace, state.project = workspace, project
+    earlier = state.list_archives()
+    experiment = _open_online(state, options, warn) if mode == "online" else None
+    is_online = experiment is not None
+    if experiment is None:
+        experiment = _start(state, options, online=False)
+    url = (experiment.url or None) if is_online else state.url
+    state.update(mode="online" if is_online else "offline", url=url)
+    return Session(experiment, state, is_online, earlier, warn)
+
+
+def settle_mode(options: CometOptions) -> tuple[str, str | None]:
+    """The mode that a run takes, and what there is to say about it.
+
+    Returns:
+        `online`, `offline` or `off`; and a sentence about COMET_MODE, where it is set.
+    """
+    said = os.environ.get("COMET_MODE", "").strip().lower()
+    mode: str = options.mode
+    note = None
+    if said in _OLD_MODES:
+        meant = _OLD_MODES[said]
+        follows = f"taken as tracking.comet.mode: {meant}" if mode == "auto" else "not followed"
+        mode = meant if mode == "auto" else mode
+        note = (
+            f"COMET_MODE={said} is a setting of older tutorials, {follows}. Unset COMET_MODE, and "
+            f"write tracking.comet.mode: {mode}"
+        )
+    elif said and said not in _NEW_MODES:
+        note = "COMET_MODE is set to something that Comet doesn't know, and not followed. Unset it"
+    if mode == "auto":
+        wants_offline = os.environ.get("COMET_START_ONLINE", "").strip().lower() in ("0", "false")
+        mode = "offline" if wants_offline or find_key() is None else "online"
+    return mode, note
+
+
+def find_key() -> str | None:
+    """Comet's key, from the environment or Comet's own file; only ever handed to comet_ml."""
+    from_environment = os.environ.get("COMET_API_KEY")
+    if from_environment:
+        return from_environment
+    key: str | None = import_comet().get_config("comet.api_key")
+    return key or None
+
+
+def import_comet() -> Any:
+    """comet_ml, with this toolkit's settings."""
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    import comet_ml
+
+    return comet_ml
+
+
+def how_to_send(directory: Path) -> str:
+    """What to type so that a run's archive reaches Comet."""
+    return f"Send it with: hf-finetune comet upload {directory}"
+
+
+def server_address() -> str:
+    """Address of Comet's server, with a slash at its end."""
+    address: str = import_comet().get_config("comet.url_override")
+    return address.rstrip("/") + "/"
+
+
+def find_obstacle() -> str | None:
+    """Why Comet's server can't be reached; None where it answers. Takes a few seconds at most."""
+    import requests
+
+    try:
+        requests.get(urljoin(server_address(), "isAlive/ver"), timeout=_PROBE_SECONDS)
+    except requests.RequestException as error:
+        return f"{server_address()} doesn't answer ({type(error).__name__})"
+    return None
+
+
+def _open_online(
+    state: CometState, options: CometOptions, warn: Callable[[str], None]
+) -> Any | None:
+    """The experiment at Comet; None, and a warning, where it can't be had."""
+    obstacle = find_obstacle()
+    if obstacle is None:
+        try:
+            with _only_errors(logging.CRITICAL):
+                experiment = _start(state, options, online=True)
+            if experiment.alive:
+                return experiment
+            obstacle = "Comet didn't take the experiment"
+        except Exception as error:  # its text may hold the key
+            obstacle = f"Comet refused the experiment ({type(error).__name__})"
+    warn(
+        f"tracking.comet: {obstacle}; the run is recorded offline, in {state.folder}. "
+        f"{how_to_send(state.directory)}"
+    )
+    return None
+
+
+def _start(state: CometState, options: CometOptions, online: bool) -> Any:
+    comet_ml = import_comet()
+    state.folder.mkdir(exist_ok=True)
+    environment = options.log_environment
+    config = comet_ml.ExperimentConfig(
+        name=options.name or title_of(state.directory),
+        tags=list(options.tags),
+        offline_directory=str(state.folder),
+        log_code=options.log_code,
+        log_env_details=environment,
+        log_env_host=environment,
+        auto_output_logging="simple" if options.log_output else False,
+        log_graph=False,
+        parse_args=False,  # the command line is in environment.json, without secrets
+        log_git_metadata=False,
+        log_git_patch=False,
+        auto_param_logging=False,
+        auto_metric_logging=False,
+        auto_log_co2=False,
+        display_summary_level=0,
+    )
+    experiment = comet_ml.start(
+        online=online,
+        api_key=find_key() if online else None,
+        workspace=state.workspace,
+        project_name=state.project,
+        experiment_key=state.experiment_key,
+        mode="get_or_create",
+        experiment_config=config,
+    )
+    if not environment:
+        experiment.send_notification = _nameless(experiment.send_notification)
+    return experiment
+
+
+def _nameless(send: Callable[..., None]) -> Callable[..., None]:
+    """Comet's notice of the end (it may send mails), without the user's name on this machine."""
+
+    def send_nameless(title: str, *words: Any, **named: Any) -> None:
+        send(title.rpartition(" - ")[2], *words, **named)
+
+    return send_nameless
+
+
+def _make_resumable(archive: Path) -> None:
+    """Lets an archive be sent to an experiment that is there already.
+
+    comet_ml writes one when the network goes away, and then refuses to send it, since the
+    experiment exists.
+    """
+    mended = archive.with_name(f".{archive.name}.unfinished")
+    with ZipFile(archive) as old, ZipFile(mended, "w", ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            content: bytes | str = old.read(name)
+            if name == "experiment.json":
+                content = json.dumps(json.loads(content) | {"resume_strategy": "get_or_create"})
+            new.writestr(name, content)
+    mended.replace(archive)
+
+
+@contextmanager
+def _only_errors(level: int = logging.ERROR) -> Iterator[None]:
+    """Keeps comet_ml's progress reports off the console: the run says what matters."""
+    logger = logging.getLogger("comet_ml")
+    before = logger.level
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

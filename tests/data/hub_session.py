@@ -1,0 +1,156 @@
+"""Pushes and reads data sets with the real clients against a loopback Hub; run by test_push_data.
+
+In a process of its own, since the clients read HF_ENDPOINT when they are imported. Prints what
+happened as JSON. Argument: an empty folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from servers.dataset_hub import DatasetHub, serve_data_sets
+from servers.writable_hub import Fault, User
+
+TOKENS = {"hf_ann_may_write": User("ann"), "hf_ann_may_read": User("ann", "read")}
+WRITE, READ = TOKENS
+
+
+class Session:
+    """Runs the verb and reads data sets, and keeps everything that is said."""
+
+    def __init__(self, hub: DatasetHub, folder: Path) -> None:
+        self.hub = hub
+        self.config = str(folder / "pets.yaml")
+        self.said = ""
+        self.steps: dict[str, Any] = {}
+
+    def push(self, name: str, *words: str, token: str | None = WRITE) -> None:
+        from hf_finetune.cli import main
+
+        os.environ.pop("HF_TOKEN", None)
+        if token is not None:
+            os.environ["HF_TOKEN"] = token
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+            code = main(["push-data", "--config", self.config, *words])
+        os.environ["HF_TOKEN"] = WRITE
+        self.said += out.getvalue()
+        self.steps[name] = [code, out.getvalue()]
+
+    def read(self, name: str, **settings: Any) -> None:
+        from hf_finetune.data import load_data
+        from hf_finetune.data.hub import Options
+        from hf_finetune.errors import DataError
+
+        self.hub.requests.clear()
+        try:
+            found: Any = load_data(Options(**settings)).fingerprint
+        except DataError as error:
+            found = str(error)
+        self.steps[name] = [found, len(self.hub.requests)]
+
+    def see(self, name: str, value: Any) -> None:
+        self.steps[name] = value
+
+
+def write_and_read(session: Session) -> None:
+    """Everything that goes well."""
+    from hf_finetune.config import load_config
+    from hf_finetune.data import load_data
+
+    hub, repo = session.hub, "ann/pets"
+    session.see("here", load_data(load_config(session.config).data).fingerprint)
+    session.push("push", "--repo-id", repo, "--private", "--license", "mit", "--language", "en")
+    pushed = hub.repositories[repo]
+    session.see("private", pushed.private)
+    session.see("files", sorted(hub.files(repo)))
+    first = pushed.branches["main"]
+    session.see("first", first)
+    session.read("read", repo_id=repo)
+    session.push("again", "--repo-id", repo, "--license", "mit", "--language", "en")
+    session.see("commits", len(pushed.commits))
+    pushed.commit("main", {**hub.files(repo), "data/old-00000-of-00001.parquet": b"old"}, "by hand")
+    hub.faults.append(Fault("POST", "/commit/main$", 503))
+    session.push("smaller", "--repo-id", repo, "data.max_train_examples=9")
+    session.see("files of smaller", sorted(hub.files(repo)))
+    session.push("branch", "--repo-id", repo, "--revision", "trial", "data.max_train_examples=6")
+    session.read("read first", repo_id=repo, revision=first)
+    session.read("read branch", repo_id=repo, revision="trial")
+    session.read("read main", repo_id=repo)
+
+
+def be_refused(session: Session) -> None:
+    """What the Hub says no to."""
+    hub = session.hub
+    session.push("no token", "--repo-id", "ann/pets", token=None)
+    session.push("reader", "--repo-id", "ann/pets", token=READ)
+    session.push("stranger", "--repo-id", "ann/pets", token="hf_nobody_knows_it")
+    session.push("foreign", "--repo-id", "bob/pets")
+    hub.faults.append(Fault("POST", "/commit/main$", 500, times=100))
+    session.push("broken", "--repo-id", "ann/pets", "data.max_train_examples=7", "--license", "mit")
+    hub.faults.clear()
+    session.read("unknown", repo_id="ann/nothing")
+    session.read("unknown revision", repo_id="ann/pets", revision="v9")
+    hub.gated.add("ann/pets")
+    session.read("gated", repo_id="ann/pets", revision="trial")
+    hub.gated.clear()
+
+
+def go_offline(session: Session) -> None:
+    """What is left without a network, forbidden or down."""
+    import datasets
+    import huggingface_hub
+
+    first = session.steps["first"]
+    for name in ("offline", "down"):
+        if name == "offline":
+            huggingface_hub.constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+        else:
+            huggingface_hub.constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = False
+            session.hub.shutdown()
+            session.hub.server_close()
+        session.read(f"{name} main", repo_id="ann/pets")
+        session.read(f"{name} first", repo_id="ann/pets", revision=first)
+        session.read(f"{name} other", repo_id="ann/other")
+        if name == "offline":
+            session.push("push offline", "--repo-id", "ann/pets")
+
+
+def main() -> None:
+    """Runs the session."""
+    folder = Path(sys.argv[1])
+    with serve_data_sets() as hub:
+        hub.users.update(TOKENS)
+        for name in [name for name in os.environ if name.startswith("HF_")]:
+            del os.environ[name]
+        os.environ.update(
+            HF_ENDPOINT=hub.address,
+            HF_HOME=str(folder / "home"),
+            HF_TOKEN=WRITE,
+            HF_HUB_DISABLE_XET="1",  # large files go by plain HTTP; Xet needs its own server
+            HF_FINETUNE_CACHE=str(folder / "cache"),
+        )
+        from hf_finetune.hub import access
+
+        access.WAITS_SECONDS = (0.0, 0.0, 0.0)
+        session = Session(hub, folder)
+        write_and_read(session)
+        be_refused(session)
+        session.see("card", hub.files("ann/pets", session.steps["first"])["README.md"].decode())
+        sent = b"".join(hub.bodies).decode("latin-1")
+        session.see("leaks", [token for token in TOKENS if token in sent + session.said])
+        session.see("tells where", str(folder) in sent)
+        go_offline(session)
+    print(json.dumps(session.steps))
+
+
+if __name__ == "__main__":
+    main()

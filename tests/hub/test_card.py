@@ -1,0 +1,203 @@
+"""The model card: what it says, what it must never say, and how the Hub reads it."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from hf_finetune.hub.card import MARKER, ModelFacts, write_card
+from hf_finetune.hub.record import YOUR_PATH, RunRecord, read_record, without_paths
+from hf_finetune.runs.run_dir import RunDir
+
+MODEL = ModelFacts(
+    repo_id="me/digits",
+    revision="main",
+    architecture="ViTForImageClassification",
+    num_parameters=1234567,
+    label_names=tuple("0123456789"),
+    modality="image",
+)
+
+
+@pytest.fixture
+def record(finished: RunDir) -> RunRecord:
+    return read_record(finished)
+
+
+def data_of(card: str) -> Any:
+    return huggingface_hub.ModelCard(card).data
+
+
+def test_what_a_person_finds(record: RunRecord):
+    assert record.metrics is not None
+    card = write_card(record, MODEL)
+    test = record.metrics["test"]
+    low, high = test["accuracy_interval"]
+    assert (
+        f"**Test accuracy {test['accuracy']:.2%}** (95 % interval {low:.2%} to {high:.2%}" in card
+    )
+    for heading in ("Use", "Intended use", "Data and split", "Results", "Limits", "Training"):
+        assert f"\n## {heading}\n" in card
+    assert "| train | 80 | training |" in card
+    assert "Group overlap between the splits: none: no file lies in two splits." in card
+    assert "the test split chose nothing" in card.lower()
+    assert "1,234,567 parameters, trained from scratch" in card
+    assert "torch 2." in card
+    assert "cores of" in card
+    assert "![Learning curves" in card
+    row = test["per_class"]["3"]
+    cells = (row["precision"], row["recall"], row["f1"])
+    assert f"| 3 | {' | '.join(f'{cell:.3f}' for cell in cells)} | {row['support']} |" in card
+    assert "Few test examples (under 30) of 0, 1, 2" in card
+    assert "train_0" not in card  # groups may be people
+
+
+def test_the_metadata(record: RunRecord):
+    model = replace(MODEL, license="apache-2.0", languages=("en",))
+    data = data_of(write_card(replace(record, base_model="facebook/deit-tiny"), model))
+    assert (data.license, data.language, data.base_model) == (
+        "apache-2.0",
+        ["en"],
+        "facebook/deit-tiny",
+    )
+    assert (data.pipeline_tag, data.library_name) == ("image-classification", "transformers")
+    assert data.metrics == ["accuracy", "f1"]
+    assert {result.dataset_split for result in data.eval_results} == {"test", "validation"}
+    assert {result.dataset_type for result in data.eval_results} == {"corrupt_mnist"}
+    plain = data_of(write_card(record, MODEL)).to_dict()
+    assert not plain.keys() & {"license", "language", "base_model", "datasets"}
+
+
+@pytest.mark.parametrize(
+    ("data", "datasets", "languages"),
+    [
+        ({"name": "fashion_mnist"}, ["zalando-datasets/fashion_mnist"], None),
+        ({"name": "hub", "repo_id": "me/cats"}, ["me/cats"], None),
+        ({"name": "hub", "repo_id": YOUR_PATH}, None, None),
+        ({"name": "thorsten_emotional"}, None, ["de"]),
+    ],
+)
+def test_what_is_known_of_the_data(record: RunRecord, data, datasets, languages):
+    settings = {**record.settings, "data": data}
+    read = data_of(write_card(replace(record, settings=settings), MODEL))
+    assert (read.datasets, read.language) == (datasets, languages)
+
+
+def test_a_test_split_that_chose_is_no_test(record: RunRecord):
+    assert record.metrics is not None
+    card = write_card(replace(record, shared_examples=7), MODEL)
+    assert "Test accuracy" not in card
+    assert f"**Validation accuracy {record.metrics['validation']['accuracy']:.2%}**" in card
+    assert "| held out (no test, see below) |" in card
+    assert "7 of the examples held out stand in validation too" in card
+    assert "test split" not in write_card(replace(record, shared_examples=7, pictures=()), MODEL)
+    assert "### By class (validation split)" in card
+    assert {result.dataset_split for result in data_of(card).eval_results} == {"validation"}
+
+
+def test_shared_examples_are_counted(run: RunDir):
+    assert read_record(run).shared_examples == 0
+    ids = pq.read_table(run.path / "predictions/validation.parquet")["id"].to_pylist()[:3]
+    pq.write_table(pa.table({"id": [*ids, "other"]}), run.path / "predictions/test.parquet")
+    record = read_record(run)
+    assert record.shared_examples == 3
+    assert [path.name for path in record.pictures] == ["curves.png"]
+
+
+def test_while_training_goes_on(record: RunRecord):
+    progress = {"step": 7, "epoch": 1.0, "validation/accuracy": 0.5, "validation/macro_f1": 0.25}
+    card = write_card(replace(record, metrics=None, pictures=()), MODEL, progress)
+    assert "the weights after step 7 (epoch 1): accuracy 50.00% and macro F1 0.2500" in card
+    assert "## Results" not in card
+    assert "metrics.json" not in card
+    assert ".png)" not in card
+    assert data_of(card).eval_results is None
+
+
+def test_names_that_would_break_the_card(record: RunRecord):
+    assert record.metrics is not None
+    metrics: dict[str, Any] = copy.deepcopy(record.metrics)
+    row = next(iter(metrics["test"]["per_class"].values()))
+    metrics["test"]["per_class"] = {"a|b": row, "<i>\nx": row, "no: 'yes'": row}
+    model = replace(MODEL, label_names=tuple(metrics["test"]["per_class"]))
+    card = write_card(replace(record, metrics=metrics), model)
+    assert "into 3 classes: a\\|b, \\<i\\> x, no: 'yes'." in card
+    assert "\n| a\\|b | " in card
+    data_of(card)
+
+
+def test_many_classes_are_cut_short(record: RunRecord):
+    assert record.metrics is not None
+    metrics: dict[str, Any] = copy.deepcopy(record.metrics)
+    row = next(iter(metrics["test"]["per_class"].values()))
+    classes = {f"class {i:03d}": {**row, "f1": i / 100} for i in range(100)}
+    metrics["test"]["per_class"] = classes
+    card = write_card(replace(record, metrics=metrics), replace(MODEL, label_names=tuple(classes)))
+    assert "The 40 of 100 classes with the lowest F1" in card
+    assert "| class 039 |" in card
+    assert "| class 040 |" not in card
+    assert "class 019, …." in card
+
+
+def test_the_snippet_of_each_kind(record: RunRecord):
+    assert 'pipeline("image-classification", model="me/digits")' in write_card(record, MODEL)
+    own = replace(MODEL, code_files=("modeling_cnn.py", "image_processing.py"))
+    card = write_card(record, own)
+    assert 'model="me/digits", trust_remote_code=True)' in card
+    assert "`modeling_cnn.py` and `image_processing.py`" in card
+    sound = replace(MODEL, modality="audio", sampling_rate_hz=16000)
+    assert "of one channel at 16,000 Hz" in write_card(record, sound)
+
+
+def test_intervals_of_other_metrics_are_shown_where_there_are_any(record: RunRecord):
+    assert record.metrics is not None
+    metrics: dict[str, Any] = copy.deepcopy(record.metrics)
+    metrics["test"]["macro_f1_interval"] = [0.25, 0.75]
+    card = write_card(replace(record, metrics=metrics), MODEL)
+    assert "95 % interval of the test macro F1: 0.2500 to 0.7500." in card
+
+
+def test_the_marker_stands_below_the_metadata(record: RunRecord):
+    assert write_card(record, MODEL).partition("\n---\n")[2].startswith(MARKER)
+
+
+def test_settings_without_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    Path("models/deit").mkdir(parents=True)
+    settings = {
+        "data": {
+            "name": "image_folder",
+            "root": "photos",
+            "csv": "tables/labels.csv",
+            "x": "{a}/b",
+        },
+        "model": {"checkpoint": "models/deit", "revision": None},
+        "features": {"audio": {"noise_folder": "C:\\noise", "files": ["/x/y", "fine"]}},
+        "run": {"directory": "runs", "pictures": True},
+        "trackers": ["jsonl"],
+        "hub": {"repo_id": "me/x"},
+        "plugins": ["./deep/mine.py"],
+    }
+    assert without_paths(settings) == {
+        "data": {"name": "image_folder", "root": YOUR_PATH, "csv": YOUR_PATH, "x": "{a}/b"},
+        "model": {"checkpoint": YOUR_PATH, "revision": None},
+        "features": {"audio": {"noise_folder": YOUR_PATH, "files": [YOUR_PATH, "fine"]}},
+        "run": {"pictures": True},
+        "plugins": ["mine.py"],
+    }
+    hub = {"model": {"checkpoint": "facebook/deit-tiny", "pretrained": True}}
+    assert without_paths(hub)["model"]["checkpoint"] == "facebook/deit-tiny"
+
+
+def test_paths_in_texts(run: RunDir):
+    run.set_status("finished", warnings=["it runs on; see runs/small/x.csv, ../y and C:\\z"])
+    tree = (run.path / "config.yaml").read_text()
+    (run.path / "config.yaml").write_text(tree.replace(run.config.run.directory, "runs"))
+    assert read_record(run).warnings == ("it runs on; see …, … and …",)

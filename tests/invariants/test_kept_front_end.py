@@ -1,0 +1,213 @@
+"""Training on a kept front end: as without in every promise, and off where it must be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_jobs import Interrupt, Weights
+from small_sounds import assemble_sounds, build_split, configure, load_sounds
+
+from hf_finetune import keeping
+from hf_finetune.assembly import Workbench
+from hf_finetune.data import LoadedData
+from hf_finetune.models import load_classifier, save_classifier
+from hf_finetune.models.front_end import FrontEnd, find_encoder
+from hf_finetune.registry import kind
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> LoadedData:
+    return load_sounds(tmp_path / "sounds", train=8)
+
+
+def train(bench: Workbench, engine: str, heard: Any, **how: Any) -> None:
+    kind("engines", engine).fit(bench.make_job(listeners=(heard,), **how))
+
+
+def encoder_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in state.items() if ".feature_extractor." in f".{name}"}
+
+
+def is_kept(bench: Workbench) -> bool:
+    return bench.keeping is not None and bench.keeping.front_end is not None
+
+
+@pytest.mark.parametrize(
+    "name", ["wav2vec2", pytest.param("wav2vec2_layer", marks=pytest.mark.slow)]
+)
+def test_both_engines_end_in_the_same_bits(name, tmp_path, data):
+    heard = {engine: Weights() for engine in ("loop", "trainer")}
+    masks = {"mask_time_prob": 0.3, "mask_time_length": 2}
+    for engine, weights in heard.items():
+        bench = assemble_sounds(configure(tmp_path, name, model__config=masks), data)
+        assert is_kept(bench)
+        before = {k: v.clone() for k, v in bench.classifier.model.state_dict().items()}
+        train(bench, engine, weights)
+    loop, trainer = heard.values()
+    assert loop.losses == trainer.losses
+    assert len(loop.losses) == 4
+    for ours, theirs in zip(loop.states, trainer.states, strict=True):
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    last = loop.states[-1]
+    frozen = encoder_state(before)
+    assert frozen
+    assert all(torch.equal(last[name], value) for name, value in frozen.items())
+    moved = [name for name, value in before.items() if not torch.equal(last[name], value)]
+    trained = [n for n, p in bench.classifier.model.named_parameters() if p.requires_grad]
+    assert sorted(moved) == sorted(trained)
+
+
+def test_it_trains_as_without_where_nothing_is_padded(tmp_path, data):
+    data.splits["train"] = build_split(tmp_path / "equal", [0.2] * 8)
+    heard = {keep: Weights() for keep in ("auto", "off")}
+    for keep, weights in heard.items():
+        config = configure(tmp_path, features__keep_frozen=keep)
+        train(assemble_sounds(config, data), "loop", weights)
+    kept, plain = heard.values()
+    assert len(kept.losses) == 4
+    assert kept.losses == pytest.approx(plain.losses, rel=1e-4)
+
+
+def test_a_resumed_run_ends_in_the_same_bits(tmp_path, data):
+    how = {"train__eval_strategy": "steps", "train__eval_steps": 2}
+    whole, rest = Weights(), Weights()
+
+    def bench() -> Workbench:
+        return assemble_sounds(configure(tmp_path, **how), data)
+
+    train(bench(), "loop", whole, checkpoints=tmp_path / "whole")
+    folder = tmp_path / "cut off"
+    with pytest.raises(KeyboardInterrupt):
+        train(bench(), "loop", Interrupt(3), checkpoints=folder)
+    resumed = bench()
+    train(resumed, "trainer", rest, checkpoints=folder, resume_from=folder / "step-2")
+    assert whole.losses[2:] == rest.losses
+    assert all(torch.equal(rest.states[-1][n], v) for n, v in whole.states[-1].items())
+    # What lies on disk is the ordinary, whole model.
+    stored = load_file(folder / "step-4" / "model.safetensors")
+    plain = assemble_sounds(configure(tmp_path, features__keep_frozen="off"), data)
+    assert stored.keys() == plain.classifier.model.state_dict().keys()
+
+
+def test_the_saved_model_is_an_ordinary_one(tmp_path, data):
+    config = configure(tmp_path)
+    bench = assemble_sounds(config, data)
+    train(bench, "loop", Weights())
+    save_classifier(bench.classifier, tmp_path / "model")
+    loaded = load_classifier(tmp_path / "model")
+    clip = torch.randn(1, 4000, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        ours, theirs = (
+            one.model.eval()(input_values=clip).logits for one in (bench.classifier, loaded)
+        )
+    assert torch.equal(ours, theirs)
+    plain = assemble_sounds(configure(tmp_path, features__keep_frozen="off"), data)
+    assert (
+        loaded.model.config.to_diff_dict().keys() <= plain.classifier.model.config.to_dict().keys()
+    )
+    # Whoever scores it later by the run's configuration computes as the run did.
+    later = assemble_sounds(config, data, loaded)
+    accelerator = bench.compute.make_accelerator()
+    scores = [
+        one.make_predictor("test").predict(one.classifier.model, accelerator).logits
+        for one in (bench, later)
+    ]
+    assert is_kept(later)
+    assert (scores[0] == scores[1]).all()
+
+
+OFF = {
+    "asked": {"features__keep_frozen": "off"},
+    "trained": {"model__freeze": "none"},
+    "partly": {"model__freeze": {"patterns": ["*.conv_layers.0.*"]}},
+    "thaws": {"model__unfreeze_at_epoch": 1},
+    "augmented": {"features__audio__augmentation": {"gain_db": 3.0}},
+    "once": {"train__num_train_epochs": 1},
+    "few steps": {"train__max_steps": 2},
+    "mostly cut": {"features__audio__max_seconds": 0.1},
+}
+WHY = {
+    "augmented": "augmentation changes",
+    "once": "only once",
+    "few steps": "only once",
+    "mostly cut": "most training clips are cut",
+}
+
+
+@pytest.mark.parametrize("case", OFF)
+def test_it_is_off_where_it_must_be(case, tmp_path, data):
+    bench = assemble_sounds(configure(tmp_path, **OFF[case]), data)
+    assert not is_kept(bench)
+    told = bench.keeping.describe() if bench.keeping is not None else ""
+    assert WHY.get(case, "") in told
+    assert (case in WHY) == bool(told)
+    batch = next(iter(bench.make_loader("train", training=True)))
+    assert batch["input_values"].dim() == 2
+
+
+ON = {
+    "feature_encoder": {},
+    "backbone": {"model__freeze": "backbone"},
+    "patterns": {"model__freeze": {"patterns": ["*.feature_extractor.*"]}},
+    "first layers": {"model__freeze": {"first_layers": 1}},
+    "enough steps": {"train__max_steps": 3},
+    "masked": {"model__config": {"mask_time_prob": 0.3}},
+}
+
+
+@pytest.mark.parametrize("case", ON)
+def test_it_is_on_where_the_encoder_stays_frozen(case, tmp_path, data):
+    bench = assemble_sounds(configure(tmp_path, **ON[case]), data)
+    assert is_kept(bench)
+
+
+def test_adapters_leave_the_encoder_as_it_is(tmp_path, data):
+    pytest.importorskip("peft")
+    lora = {"model__freeze": "none", "model__lora": {"rank": 2}}
+    bench, weights = assemble_sounds(configure(tmp_path, **lora), data), Weights()
+    assert is_kept(bench)
+    train(bench, "loop", weights)
+    first, last = weights.states[0], weights.states[-1]
+    assert all(torch.equal(last[name], value) for name, value in encoder_state(first).items())
+
+
+def test_a_small_disk_is_left_alone(tmp_path, data, monkeypatch):
+    usage = keeping.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(keeping.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    bench = assemble_sounds(configure(tmp_path), data)
+    assert not is_kept(bench)
+    assert bench.keeping is not None
+    assert "GB left in" in bench.keeping.describe()
+
+
+def test_the_plan_says_what_is_kept_and_where(tmp_path, data):
+    bench = assemble_sounds(configure(tmp_path), data)
+    bench.make_job()
+    assert bench.keeping is not None
+    told = bench.keeping.describe()
+    sizes = {name: clips.num_bytes for name, clips in bench.keeping.kept.items()}
+    assert list(sizes) == ["train", "validation"]
+    for name, size in sizes.items():
+        assert f"{name} {size / 1e6:,.1f} MB" in told
+    assert f"of float32 in {tmp_path / 'cache' / 'front_ends'}" in told
+    front_end = bench.keeping.front_end
+    assert isinstance(front_end, FrontEnd)
+    seconds = sum(keeping.clip_seconds(data.splits["train"]))
+    assert sizes["train"] == pytest.approx(seconds * front_end.bytes_per_second, rel=0.1)
+
+
+def test_other_models_have_no_such_encoder(make_config):
+    from hf_finetune.assembly import assemble
+
+    bench = assemble(make_config())
+    assert bench.keeping is None
+    assert find_encoder(bench.classifier.model) is None
