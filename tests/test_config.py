@@ -178,7 +178,7 @@ def kinds_in(schema: dict[str, Any]) -> list[str]:
 def generated_configs(count: int) -> list[RunConfig]:
     """Configurations drawn from the schema; those that a validator refuses are drawn anew."""
     rng, schema, configs = random.Random(0), config_schema(), []
-    for _ in range(20 * count):
+    for _ in range(40 * count):
         tree = drawn(schema, schema["$defs"], rng)
         try:
             configs.append(config_from(tree))
@@ -186,7 +186,7 @@ def generated_configs(count: int) -> list[RunConfig]:
             continue
         if len(configs) == count:
             return configs
-    raise AssertionError(f"only {len(configs)} of {20 * count} trees were valid")
+    raise AssertionError(f"only {len(configs)} of {40 * count} trees were valid")
 
 
 def drawn(schema: dict[str, Any], definitions: dict[str, Any], rng: random.Random) -> Any:
@@ -223,6 +223,10 @@ def drawn_object(schema: dict[str, Any], definitions: dict[str, Any], rng: rando
         "engine": ["trainer", "loop"],
         "metric_for_best_model": ["accuracy", "loss"],
         "trackers": [["jsonl"]],
+        "repo_id": ["me/x"],
+        "language": [["de"]],
+        "leave_out": [None, {"speaker": ["a", 1]}],
+        "fold": [1],
     }
     if schema["properties"].keys() >= {"data", "train"}:
         known["name"] = ["a", "1.0", "2e-5", "no"]

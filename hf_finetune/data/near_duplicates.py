@@ -16,9 +16,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-# Chosen on handwritten and on spoken digits, which are more alike than most examples. An image saved
-# as JPEG of quality 75, dimmed or enlarged stays within it, and so do nine of ten clips at another
-# rate or saved as ogg. Of the handwritten ones, only some plain strokes lie so near to others.
+# Chosen on handwritten and on spoken digits, which are more alike than most examples. An image
+# saved as JPEG of quality 75, dimmed or enlarged stays within it, and so do nine of ten clips at
+# another rate or saved as ogg. Of the digits, only some plain strokes lie so near to others.
 LARGEST_DISTANCE = 0.06
 _FREQUENCIES = 8
 _TREE_SIZE = 20  # the coarsest entries tell nearly everything, and a larger tree is slower
@@ -129,6 +129,7 @@ def _waves(size: int) -> Vectors:
     """The slowest cosine waves over a side, float32 `[8, size]`; zeros where it has fewer."""
     steps = np.arange(_FREQUENCIES)[:, None]
     waves = np.cos(np.pi / size * steps * (np.arange(size) + 0.5)) * np.sqrt(2 / size)
+    waves[0] /= np.sqrt(2)
     waves[size:] = 0
     known: Vectors = waves.astype(np.float32)
     return known

@@ -141,6 +141,6 @@ def _summarize(together: NDArray[np.float32], alone: NDArray[np.float32]) -> dic
     changed = int((together.argmax(1) != alone.argmax(1)).sum())
     return {
         "changed": changed,
-        "agreement": 1 - changed / len(together),
+        "agreement": (len(together) - changed) / len(together),
         "max_logit_difference": float(np.abs(together - alone).max()),
     }

@@ -207,7 +207,7 @@ def _finish(
     # Some images at a time, so that what lies between stays in the processor's cache.
     result = memory.empty(len(pixels), made, height, width)
     count = max(1, _BLOCK_PIXELS // (height * width))
-    for block, finished in zip(pixels.split(count), result.split(count), strict=True):
+    for block, finished in zip(torch.split(pixels, count), torch.split(result, count), strict=True):
         resized = resize(block, *size, settings.resample, whole_levels=whole_levels)
         cropped = _center_crop(resized, height, width)
         torch.mul(cropped, scale, out=finished).add_(offset)

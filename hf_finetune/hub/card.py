@@ -147,9 +147,9 @@ def _state_purpose(record: RunRecord, model: ModelFacts) -> str:
     what = "pictures" if model.modality == "image" else "clips"
     return (
         f"## Intended use\n\nFor {what} like those of {find_data_facts(record.settings).title}: "
-        f"study, comparison, and a start for further training. It always answers with one of its {len(model.label_names)} classes, also where "
-        "none of them is right. It is not made for decisions about people, nor for anything where "
-        "a wrong answer does harm."
+        "study, comparison, and a start for further training. It always answers with one of its "
+        f"{len(model.label_names)} classes, also where none of them is right. It is not made for "
+        "decisions about people, nor for anything where a wrong answer does harm."
     )
 
 

@@ -91,7 +91,7 @@ class InterimPushes:
         if "validation/loss" not in record:
             return None
         checkpoints, step = self._run.checkpoints, record["step"]
-        folders = [checkpoints / f"best-{step}"] if record["is_best"] else []
+        folders = [checkpoints / f"best-{step}"]  # there only where this evaluation was the best
         if self._options.when == "every_save":
             folders.append(checkpoints / f"step-{step}")
         return next((folder for folder in folders if (folder / WEIGHTS).is_file()), None)

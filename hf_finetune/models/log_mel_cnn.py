@@ -31,15 +31,13 @@ class Options(ModelOptions):
     hop_seconds: Annotated[float, Field(gt=0, le=1)] = 0.0125
     """From one frame to the next."""
     num_mel_bands: Positive = 24
-    """Bands of pitch, from `lowest_hz` to `highest_hz`; few of them blur the voice, which is wanted of
-    words, and not of speakers."""
+    """Bands of frequency from `lowest_hz` to `highest_hz`; wide ones blur the pitch of a voice."""
     lowest_hz: Annotated[float, Field(ge=0)] = 60.0
     highest_hz: Annotated[float, Field(gt=0)] | None = None
     """By default half the sampling rate."""
     normalization: Literal["clip", "bands", "none"] = "clip"
-    """Take out of each clip its mean and spread (`clip`: its loudness), those of each band (`bands`:
-    the microphone and the room too, but with them what the sounds of a short word have in common),
-    or nothing."""
+    """Take out of each clip its mean and spread (`clip`: its loudness), or those of each band
+    (`bands`: microphone and room too, and of a short word much of its sound), or nothing."""
     channels: Annotated[tuple[Positive, ...], Field(strict=False, min_length=1)] = (24, 48, 96)
     """Channels of each block; each block halves time and frequency."""
     convolutions_per_block: Positive = 2

@@ -37,6 +37,7 @@ Comet) and `archives` (each with the time when it was sent, or null). It never h
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -146,12 +147,14 @@ class CometTracker(Tracker):
             picture = Image.fromarray(example.content)  # arrays would be tried as paths first
             sent = self._experiment.log_image(picture, name=name, metadata=about)
             return None if sent is None else str(sent["imageId"])
-        sent = self._experiment.log_audio(
-            example.content,
-            sample_rate=example.sampling_rate_hz,
-            file_name=f"{name}.wav",
-            metadata=about,
-        )
+        with warnings.catch_warnings():  # comet_ml tries an array as a path first
+            warnings.simplefilter("ignore", DeprecationWarning)
+            sent = self._experiment.log_audio(
+                example.content,
+                sample_rate=example.sampling_rate_hz,
+                file_name=f"{name}.wav",
+                metadata=about,
+            )
         return None if sent is None else str(sent["assetId"])
 
     def _log_matrix(self, results: RunResults) -> None:

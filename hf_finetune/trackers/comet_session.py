@@ -84,7 +84,7 @@ class Session:
             _make_resumable(self.state.folder / written[-1])
             self.warn(
                 f"tracking.comet: the network went away during the run; what is missing at Comet "
-                f"stands in {self.state.folder}. {how_to_send(self.state.directory)}"
+                f"stands in {_shorten(self.state.folder)}. {how_to_send(self.state.directory)}"
             )
 
 
@@ -95,6 +95,8 @@ def check_session(options: CometOptions) -> None:
         UserError: The mode is online, and there is no key.
     """
     mode, _ = settle_mode(options)
+    if mode != "off":
+        import_comet()  # before Trainer, which imports it too, without these settings
     if mode == "online" and options.mode == "online" and find_key() is None:
         raise UserError(
             f"tracking.comet.mode: online needs Comet's key, and there is none. {NO_KEY}; or write "
@@ -180,7 +182,12 @@ def import_comet() -> Any:
 
 def how_to_send(directory: Path) -> str:
     """What to type so that a run's archive reaches Comet."""
-    return f"Send it with: hf-finetune comet upload {directory}"
+    return f"Send it with: hf-finetune comet upload {_shorten(directory)}"
+
+
+def _shorten(path: Path) -> Path:
+    """The path from the current folder, where it lies below."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def server_address() -> str:
@@ -215,7 +222,7 @@ def _open_online(
         except Exception as error:  # its text may hold the key
             obstacle = f"Comet refused the experiment ({type(error).__name__})"
     warn(
-        f"tracking.comet: {obstacle}; the run is recorded offline, in {state.folder}. "
+        f"tracking.comet: {obstacle}; the run is recorded offline, in {_shorten(state.folder)}. "
         f"{how_to_send(state.directory)}"
     )
     return None

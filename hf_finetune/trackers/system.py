@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from functools import cache
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 
 def measure_system() -> dict[str, float]:

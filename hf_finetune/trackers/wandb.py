@@ -95,6 +95,7 @@ def mode_of(options: TrackingOptions) -> str:
 def start(run: TrackedRun) -> WandbTracker:
     """Opens the run; a resumed run goes on in it."""
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
     options, directory = run.options.wandb, run.directory.resolve()

@@ -112,8 +112,8 @@ def test_what_shows_nothing_is_like_nothing():
 
 
 def test_sets_hang_together_through_their_members():
-    turn = 0.9 * LARGEST_DISTANCE * np.array([0, 1, 2, 30, 31, 60])
-    vectors = np.zeros((6, 63), np.float32)
+    turn = 0.9 * LARGEST_DISTANCE * np.array([0, 1, 2, 30, 31, 60, -30])
+    vectors = np.zeros((7, 63), np.float32)
     vectors[:, 0], vectors[:, 40] = np.cos(turn), np.sin(turn)
     assert find_near(vectors) == [[0, 1, 2], [3, 4]]
 
@@ -178,6 +178,37 @@ def test_clean_data_are_sound():
     assert found.is_sound
     assert found.copies == found.near_copies == found.overlaps == ()
     assert "verdict sound: no copy lies in two splits" in words_of(format_audit(found, "rows"))
+
+
+def test_one_picture_with_two_labels_is_not_sound():
+    pictures = np.stack([draw_picture(seed) for seed in [*range(30), 0]])
+    labels = np.asarray([row % 3 for row in range(30)] + [1])
+    names = [str(row) for row in range(31)]
+    speakers = [f"s{row // 3 % 8}" for row in range(30)] + ["s0"]
+    columns = {"id": [names], "speaker": [speakers]}
+    rows = build_image_dataset([pictures], [labels], ["cat", "dog", "cow"], columns)
+    found = audit_data(load(rows))
+    assert [(one.ids, one.is_across_splits) for one in found.copies] == [(("0", "30"), False)]
+    assert not found.is_sound
+
+
+def test_what_training_refuses_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    lines = []
+    for row in range(24):
+        name, split = f"{row}.png", ("train", "validation", "test")[row // 8]
+        Image.fromarray(draw_picture(row)).save(tmp_path / name)
+        lines.append(f"{name},{('cat', 'dog')[row % 2]},{split},p{row // 2 % 11}\n")
+    (tmp_path / "labels.csv").write_text("path,label,split,patient\n" + "".join(lines))
+    config = tmp_path / "x.yaml"
+    config.write_text(
+        f"data: {{name: image_folder, root: {tmp_path}, csv: labels.csv, group_columns: [patient]}}"
+        f"\nmodel: {{name: cnn}}\nrun: {{directory: {tmp_path}/runs}}\n"
+    )
+    assert main(["train", "--config", str(config)]) == 2
+    assert "test shares 1 of its patient keys with train (p0)" in capsys.readouterr().err
+    assert main(["audit", "--config", str(config)]) == 1
+    text = words_of(capsys.readouterr().out)
+    assert "1 of the 4 patient keys in test are in train, too (p0)" in text
 
 
 def test_only_what_is_to_stay_together_counts_as_a_leak():

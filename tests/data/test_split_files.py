@@ -117,18 +117,15 @@ def test_ids_that_stand_twice_cannot_be_followed(given: Any, tmp_path: Path):
 def test_a_run_keeps_its_split_and_gives_it_back(make_config: Callable[..., Any]):
     from hf_finetune.finetuning import finetune
 
-    settings = {"train__max_steps": 1, "data__max_train_examples": 60}
-    first = finetune(make_config(**settings), quiet=True).run
-    second = finetune(
-        make_config(**settings, data__split__file=str(first.path), data__split__seed=9), quiet=True
-    ).run
-    assert first.status["split"]["sha256"] == second.status["split"]["sha256"]
-    assert (
-        first.status["split"]["sha256"]
-        == hashlib.sha256((first.path / "split.csv").read_bytes()).hexdigest()
-    )
-    assert first.status["data_fingerprint"] == second.status["data_fingerprint"]
-    assert first.status["split"]["leaks"] == "none: no file lies in two splits"
-    lines = (first.path / "split.csv").read_text().splitlines()
+    settings = {"train__max_steps": 1, "data__max_train_examples": 30}
+    first = finetune(make_config(**settings, data__split__num_folds=3), quiet=True).run
+    again = make_config(**settings, data__split__file=str(first.path), data__split__seed=9)
+    second = finetune(again, quiet=True).run
+    content = (first.path / "split.csv").read_bytes()
+    assert first.status["split"]["sha256"] == hashlib.sha256(content).hexdigest()
+    assert second.status["split"]["sha256"] == first.status["split"]["sha256"]
+    assert second.status["data_fingerprint"] == first.status["data_fingerprint"]
+    assert second.status["split"]["leaks"] == "none: no file lies in two splits"
+    lines = content.decode().splitlines()
     assert len(lines) == 1 + 190
-    assert sum(",unused," in line for line in lines) == 40
+    assert sum(",unused," in line for line in lines) == 20 + 40

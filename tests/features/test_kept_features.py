@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from hf_finetune.errors import DataError
 from hf_finetune.evaluation.prediction import average_windows
 from hf_finetune.features import kept_features
 from hf_finetune.features.kept_features import KeptClips
-from hf_finetune.models.front_end import FrontEnd
+from hf_finetune.models.front_end import FrontEnd, find_encoder
 
 SPEECH = ("wav2vec2", "wav2vec2_layer", "hubert", "wavlm")
 
@@ -50,6 +52,15 @@ def answer(bench: Workbench, batch: dict[str, Any]) -> torch.Tensor:
     return average_windows(logits, batch["example"], 2) if "example" in batch else logits
 
 
+def encode(bench: Workbench, waveforms: torch.Tensor) -> torch.Tensor:
+    """What the front end makes of waveforms within the model: `[B, frames, channels]`."""
+    encoder = find_encoder(bench.classifier.model)
+    assert encoder is not None
+    half = bench.compute.precision == "bf16"
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
+        return encoder(waveforms).transpose(1, 2)
+
+
 def both(folder: Path, data: LoadedData, kind: str = "wav2vec2", **how: Any) -> list[Workbench]:
     """The same run with its front end kept, and without."""
     benches = [
@@ -74,6 +85,7 @@ def test_a_clip_alone_is_answered_in_the_same_bits(kind, precision, tmp_path, da
         assert ("attention_mask" in ready) == (kind == "wav2vec2_layer")
         assert torch.equal(ready["labels"], ordinary["labels"])
         assert torch.equal(ready["index"], ordinary["index"])
+        assert torch.equal(ready["input_values"], encode(plain, ordinary["input_values"]))
         assert torch.equal(answer(kept, ready), answer(plain, ordinary))
 
 
@@ -107,6 +119,25 @@ def test_nothing_is_computed_twice(tmp_path, data, monkeypatch, cache):
     monkeypatch.setattr(FrontEnd, "compute", compute)
     again = collate(assemble_sounds(config, data), "train", [3, 0, 1])
     assert all(torch.equal(again[name], first[name]) for name in first)
+
+
+def test_what_another_process_has_written_meanwhile_is_taken(tmp_path, data, monkeypatch):
+    config, alone = configure(tmp_path), kept_features._only_writer
+
+    def compute(*_: Any) -> None:
+        raise AssertionError("computed again")
+
+    @contextmanager
+    def wait_for_another(folder: Path) -> Iterator[None]:
+        monkeypatch.setattr(kept_features, "_only_writer", alone)
+        assemble_sounds(config, data).make_loader("validation")
+        monkeypatch.setattr(FrontEnd, "compute", compute)
+        with alone(folder):
+            yield
+
+    monkeypatch.setattr(kept_features, "_only_writer", wait_for_another)
+    batch = collate(assemble_sounds(config, data), "validation", [0])
+    assert batch["input_values"].dim() == 3
 
 
 def test_what_no_run_has_used_for_a_month_is_removed(tmp_path, data, cache):

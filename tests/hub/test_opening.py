@@ -35,12 +35,12 @@ DIGIT = "docs/images/digit.png"
 PACKAGE = Path(hf_finetune.__file__).parent
 # As on a machine without this package; what mends torchaudio's import is the one thing left of it.
 ELSEWHERE = f"""
-import importlib.util, sys
+import importlib.util, pathlib, sys
 spec = importlib.util.spec_from_file_location("repair", {str(PACKAGE / "torchaudio_repair.py")!r})
 repair = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(repair)
 repair.repair_torchaudio()
-sys.path[:] = [entry for entry in sys.path if entry != {str(PACKAGE.parent)!r}]
+sys.path[:] = [p for p in sys.path if not (pathlib.Path(p) / "hf_finetune/__init__.py").is_file()]
 """
 RUN_SNIPPETS = """
 import importlib.util, sys

@@ -164,6 +164,12 @@ def test_a_push_that_fails_ends_with_the_command(
     assert "pushed to" in capsys.readouterr().out
 
 
+def test_a_large_file_that_is_refused_is_said(hub: WritableHub, run: RunDir):
+    hub.faults.append(Fault("PUT", "blobs/", 403))
+    with pytest.raises(HubError, match=r"status 403\)[\s\S]*Push it with: "):
+        push_run(run.path, "me/digits")
+
+
 def test_a_card_that_the_hub_refuses_is_said(
     hub: WritableHub, run: RunDir, monkeypatch: pytest.MonkeyPatch
 ):

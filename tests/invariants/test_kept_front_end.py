@@ -9,13 +9,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from small_jobs import Interrupt, Weights
-from small_sounds import assemble_sounds, build_split, configure, load_sounds
+from small_sounds import (
+    assemble_sounds,
+    build_split,
+    configure,
+    describe_sounds,
+    load_sounds,
+)
 
 from hf_finetune import keeping
 from hf_finetune.assembly import Workbench
 from hf_finetune.data import LoadedData
-from hf_finetune.models import load_classifier, save_classifier
-from hf_finetune.models.front_end import FrontEnd, find_encoder
+from hf_finetune.models import build_model, load_classifier, save_classifier
+from hf_finetune.models.front_end import FrontEnd, find_encoder, stays_frozen
 from hf_finetune.registry import kind
 
 
@@ -178,6 +184,16 @@ def test_adapters_leave_the_encoder_as_it_is(tmp_path, data):
     train(bench, "loop", weights)
     first, last = weights.states[0], weights.states[-1]
     assert all(torch.equal(last[name], value) for name, value in encoder_state(first).items())
+
+
+def test_what_adapters_have_trained_is_scored_with_the_encoder_as_it_was(tmp_path):
+    trained, adapted = (
+        configure(tmp_path, model__freeze="none", **lora).model
+        for lora in ({}, {"model__lora": {"rank": 2}})
+    )
+    merged = build_model(trained, describe_sounds())
+    assert stays_frozen(merged, adapted)
+    assert not stays_frozen(merged, trained)
 
 
 def test_a_small_disk_is_left_alone(tmp_path, data, monkeypatch):

@@ -165,20 +165,27 @@ def test_runs_without_a_split_file_are_told_apart_by_their_fingerprint(tmp_path:
     assert any(note.startswith("Data ?") for note in comparison.notes)
 
 
-def test_seeds_with_other_data_are_no_group(tmp_path: Path):
-    write_run(tmp_path, Scored([0.5], 0.5, {"seed": 0}))
-    write_run(tmp_path, Scored([0.6], 0.6, {"seed": 1}, split=None, fingerprint="e" * 16))
+@pytest.mark.parametrize("known_by", ["fingerprint", "split"])
+def test_seeds_with_other_data_are_no_group(known_by: str, tmp_path: Path):
+    other = {**SPLIT, "validation": ["c"]}
+    for seed, split in enumerate((SPLIT, other)):
+        fingerprint = f"{seed}" * 16 if known_by == "fingerprint" else ""
+        kept = split if known_by == "split" else None
+        run = Scored([0.5], 0.5, {"seed": seed}, split=kept, fingerprint=fingerprint)
+        write_run(tmp_path, run)
     assert len(compare_runs([str(tmp_path)]).rows) == 2
 
 
 def test_words_may_be_runs_folders_and_patterns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name in ("a", "b"):
         for seed in (0, 1):
-            write_run(tmp_path / "runs", Scored([0.5], 0.5, {"name": name, "seed": seed}))
+            run = write_run(tmp_path / "runs", Scored([0.5], 0.5, {"name": name, "seed": seed}))
+            status = {key: value for key, value in run.status.items() if key != "run_id"}
+            run.write_json("run.json", status)  # as before runs had ids: their place must tell
     monkeypatch.chdir(tmp_path)
 
     def count(*words: str) -> int:
-        return sum(len(row.runs) for row in compare_runs(words).rows)
+        return len(compare_runs(words, by_run=True).rows)
 
     assert count("runs/a/001") == 1
     assert count("runs") == 4

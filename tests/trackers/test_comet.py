@@ -428,7 +428,9 @@ def test_two_processes_make_one_experiment(
 
 @pytest.mark.slow
 def test_a_run_without_comet_does_not_import_it(make_config: Callable[..., Any], tmp_path: Path):
-    (tmp_path / "x.yaml").write_text(dump_config(make_config(train__max_steps=1)))
+    (tmp_path / "x.yaml").write_text(
+        dump_config(make_config(train__max_steps=1, train__engine="loop"))
+    )
     program = (
         "import sys; from hf_finetune import finetune, load_config; "
         f"finetune(load_config({str(tmp_path / 'x.yaml')!r}), quiet=True); "

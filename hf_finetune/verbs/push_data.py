@@ -1,7 +1,4 @@
-"""The verb `push-data`: its words, and what it prints.
-
-Place: `cli` hangs it in; the publishing itself is `data_publishing`, imported when it is asked for.
-"""
+"""The verb `push-data`: a data set with its splits goes to the Hugging Face Hub, or a folder."""
 
 from __future__ import annotations
 
@@ -9,9 +6,14 @@ import argparse
 import shlex
 from pathlib import Path
 
+from hf_finetune.verbs import Verbs, add_config, add_verb
 
-def add_words(parser: argparse.ArgumentParser) -> None:
-    """Adds what `hf-finetune push-data` takes beside a configuration."""
+
+def add(verbs: Verbs[argparse.ArgumentParser]) -> None:
+    """Adds `push-data`."""
+    told = "publish a data set with its splits and a card"
+    parser = add_verb(verbs, "push-data", _push_data, told)
+    add_config(parser)
     parser.add_argument("--repo-id", metavar="OWNER/NAME", help="data set of the Hugging Face Hub")
     parser.add_argument("--to", metavar="DIR", help="new folder that is written, too or instead")
     parser.add_argument("--private", action="store_true", help="make the repository private")
@@ -26,12 +28,7 @@ def add_words(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def push_data(arguments: argparse.Namespace) -> int:
-    """Publishes the data set of a configuration, and says what was done.
-
-    Raises:
-        UserError: As `load_config` and `publish_data`.
-    """
+def _push_data(arguments: argparse.Namespace) -> int:
     from hf_finetune.config import load_config
     from hf_finetune.data_publishing import Publication, publish_data
 

@@ -1,16 +1,16 @@
-"""The verb `push` of the command line: its words, and what it prints.
-
-Place: `cli` adds it to its verbs. Nothing of the Hub is imported before it is used.
-"""
+"""The verb `push`: a run goes to the Hugging Face Hub, with a model card."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
+from hf_finetune.verbs import Verbs, add_verb
 
-def add_words(parser: argparse.ArgumentParser) -> None:
-    """Adds the words of `push` to its parser."""
+
+def add(verbs: Verbs[argparse.ArgumentParser]) -> None:
+    """Adds `push`."""
+    parser = add_verb(verbs, "push", _push, "push a run to the Hugging Face Hub, with a model card")
     parser.add_argument("path", metavar="RUN", help="a run directory, or the folder of its name")
     parser.add_argument("--repo-id", metavar="OWNER/NAME", help="by default as it was configured")
     parser.add_argument("--revision", metavar="BRANCH", help="branch to push to (main)")
@@ -21,8 +21,7 @@ def add_words(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def push(arguments: argparse.Namespace) -> int:
-    """Pushes a run and says where it is now."""
+def _push(arguments: argparse.Namespace) -> int:
     from hf_finetune.hub.push import describe_push, push_run
 
     pushed = push_run(

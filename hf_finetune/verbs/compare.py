@@ -1,7 +1,4 @@
-"""The verb `compare`: its words, and what it prints.
-
-Place: `cli` hangs it in; the comparison itself is `runs.comparison`, imported when it is asked for.
-"""
+"""The verb `compare`: runs beside each other, in a table and a picture."""
 
 from __future__ import annotations
 
@@ -9,9 +6,12 @@ import argparse
 import sys
 from pathlib import Path
 
+from hf_finetune.verbs import Verbs, add_verb
 
-def add_words(parser: argparse.ArgumentParser) -> None:
-    """Adds what `hf-finetune compare` takes."""
+
+def add(verbs: Verbs[argparse.ArgumentParser]) -> None:
+    """Adds `compare`."""
+    parser = add_verb(verbs, "compare", _compare, "show runs beside each other")
     parser.add_argument(
         "runs",
         nargs="+",
@@ -35,12 +35,7 @@ def add_words(parser: argparse.ArgumentParser) -> None:
     form.add_argument("--csv", action="store_true", help="print a line for each row as CSV")
 
 
-def compare(arguments: argparse.Namespace) -> int:
-    """Compares the runs, prints the table, and warns of what was damaged.
-
-    Raises:
-        UserError: As `compare_runs` and `draw_comparison`.
-    """
+def _compare(arguments: argparse.Namespace) -> int:
     from hf_finetune.runs.comparison import compare_runs
     from hf_finetune.runs.comparison.table import dump_csv, dump_json, format_comparison
 

@@ -1,15 +1,15 @@
-"""The verb `comet` of the command line: its words, and what it prints.
-
-Place: `cli` adds it to its verbs. Nothing of Comet is imported before it is used.
-"""
+"""The verb `comet`: sends offline runs to Comet."""
 
 from __future__ import annotations
 
 import argparse
 
+from hf_finetune.verbs import Verbs, add_verb
 
-def add_words(parser: argparse.ArgumentParser) -> None:
-    """Adds the words of `comet` to its parser."""
+
+def add(verbs: Verbs[argparse.ArgumentParser]) -> None:
+    """Adds `comet`."""
+    parser = add_verb(verbs, "comet", _comet, "send offline runs to Comet")
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     told = "send runs that were recorded offline, each once"
     upload = actions.add_parser("upload", help=told, description=told.capitalize() + ".")
@@ -18,8 +18,7 @@ def add_words(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def comet(arguments: argparse.Namespace) -> int:
-    """Sends runs and says what was done with each."""
+def _comet(arguments: argparse.Namespace) -> int:
     from hf_finetune.trackers.comet_upload import upload_run
 
     for run in arguments.runs:

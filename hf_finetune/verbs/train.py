@@ -1,0 +1,72 @@
+"""The verb `train`: one run, some seeds of it, or the rest of one that was cut off."""
+
+from __future__ import annotations
+
+import argparse
+
+from hf_finetune.errors import UserError
+from hf_finetune.stopping import stoppable
+from hf_finetune.verbs import Verbs, add_config, add_verb, read_config
+
+# The short forms of what is set most often.
+SHORT_FORMS = {
+    "--lr": "train.learning_rate",
+    "--batch-size": "train.per_device_train_batch_size",
+    "--epochs": "train.num_train_epochs",
+    "--engine": "train.engine",
+    "--seed": "seed",
+}
+
+
+def add(verbs: Verbs[argparse.ArgumentParser]) -> None:
+    """Adds `train`."""
+    train = add_verb(verbs, "train", _train, "train what a configuration names, and test it once")
+    add_config(train, required=False)
+    for flag, key in SHORT_FORMS.items():
+        train.add_argument(flag, dest=key, metavar="VALUE", help=f"short for {key}=VALUE")
+    train.add_argument("--resume", metavar="RUN", help="go on with a run that was cut off")
+    train.add_argument("--repeat-seeds", type=int, metavar="N", help="N runs, seeds in a row")
+    train.add_argument("--print-config", action="store_true", help="print every setting and stop")
+    train.add_argument("--quiet", action="store_true", help="print nothing but errors")
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    with stoppable():
+        return _run_training(arguments)
+
+
+def _run_training(arguments: argparse.Namespace) -> int:
+    if arguments.resume is not None:
+        return _resume(arguments)
+    if arguments.config is None:
+        raise UserError("train: --config is missing. Name one, such as --config configs/x.yaml")
+    if arguments.repeat_seeds is not None and arguments.repeat_seeds < 1:
+        raise UserError(f"--repeat-seeds: must be at least 1, got {arguments.repeat_seeds}.")
+    config = read_config(arguments)
+    if arguments.print_config:
+        from hf_finetune.config import dump_config
+
+        print(dump_config(config), end="")
+    elif arguments.repeat_seeds is not None:
+        from hf_finetune.repetition import repeat_seeds
+
+        repeat_seeds(config, arguments.repeat_seeds, quiet=arguments.quiet)
+    else:
+        from hf_finetune.finetuning import finetune
+
+        finetune(config, quiet=arguments.quiet)
+    return 0
+
+
+def _resume(arguments: argparse.Namespace) -> int:
+    if arguments.config is not None or arguments.overrides or arguments.repeat_seeds is not None:
+        raise UserError(
+            "--resume: a run goes on with its own configuration. Leave out --config, settings and "
+            "--repeat-seeds."
+        )
+    from hf_finetune.finetuning import finetune
+    from hf_finetune.runs.run_dir import load_unfinished_run
+
+    run = load_unfinished_run(arguments.resume)
+    finetune(run.config, resume_from=run.path, quiet=arguments.quiet)
+    return 0
