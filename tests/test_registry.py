@@ -71,5 +71,5 @@ def test_usual_spellings_are_understood(word: str, name: str):
 def test_an_unknown_kind_is_named_with_its_nearest():
     with pytest.raises(UserError, match=r"models: unknown name 'cnnn'. Did you mean 'cnn'"):
         kind("models", "cnnn")
-    with pytest.raises(UserError, match=r"Allowed: auto_audio, auto_image, cnn, mlp"):
+    with pytest.raises(UserError, match=r"Allowed: auto_audio, auto_image, cnn, log_mel_cnn, mlp"):
         kind("models", "transformer")

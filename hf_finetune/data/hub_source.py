@@ -149,8 +149,8 @@ def _check_commit(
     if any(commit not in file.parts for file in files):
         raise DataError(
             f"data.revision: of {repo_id!r} this machine has another revision than "
-            f"{revision or 'main'} (commit {commit[:7]}), and the Hub can't be asked. Run once "
-            "with a network."
+            f"{revision or 'main'} (commit {commit[:7]}), which can't be had from the Hub now. Run "
+            "once with a network and access to it."
         )
 
 

@@ -51,8 +51,10 @@ class TrackioTracker(Tracker):
 
     def finish(self, status: str, error: str | None = None) -> None:
         """Writes what is left."""
+        import trackio
+
         with redirect_stdout(StringIO()):
-            self._client.finish()
+            trackio.finish()  # not the run's own, which trackio would end again at exit
 
 
 def check(options: TrackingOptions) -> None:

@@ -319,7 +319,7 @@ def test_a_push_that_fails_is_one_line_with_the_command(
     [
         ("unknown", "data.repo_id: 'ann/nothing' is no data set of the Hub, or is private"),
         ("unknown revision", "data.revision: 'ann/pets' has no revision 'v9'"),
-        ("gated", "data.repo_id: 'ann/pets' is gated: its owners give access on request"),
+        ("gated", "data.repo_id: 'ann/closed' is gated: its owners give access on request"),
         ("offline other", "'ann/other' is not on this machine, and HF_HUB_OFFLINE forbids"),
         ("down other", "'ann/other' is not on this machine, and the Hub can't be reached"),
         ("offline first", "of 'ann/pets' this machine has another revision than"),
