@@ -24,7 +24,6 @@ RENAMED = {
     "data_dir": "data.root",
     "data_path": "data.root",
     "max_train_samples": "data.max_train_examples",
-    "validation_split": "data.split.validation_fraction",
     "model_name": "model.name",
     "architecture": "model.name",
     # Augmentation.
