@@ -66,7 +66,8 @@ def only(line: str, where: str = "x.yaml:3: ") -> str:
         ),
         (
             "features: {zzzzzz: 1}",
-            "unknown key 'features.zzzzzz'. Allowed in 'features': augmentation, audio, keep_frozen.",
+            "unknown key 'features.zzzzzz'. Allowed in 'features': augmentation, audio, "
+            "keep_frozen.",
         ),
         (
             "train: {schedule: {name: linear, gamma: 0.1}}",
