@@ -12,6 +12,8 @@ import pytest
 
 # Before torch is imported: no test may reach for the network, and none needs a second GPU.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# comet_ml notes what was imported before it, unless this is set; a session imports everything.
+os.environ.setdefault("COMET_DISABLE_AUTO_LOGGING", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # As the command line does: threads that wait by spinning slow everything else on the machine down.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")

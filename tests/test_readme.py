@@ -20,8 +20,8 @@ RUN_ELSEWHERE = {
     "make test": "is running this very test",
     "hf-finetune download corrupt_mnist": "tests/data/test_download.py, against a local server",
     "hf-finetune download thorsten_emotional": "the same",
-    "hf-finetune train --config configs/spoken_digits_log_mel_cnn.yaml --repeat-seeds 3": "wants all "
-    "3,000 clips; its result stands in the configuration",
+    "hf-finetune train --config configs/spoken_digits_log_mel_cnn.yaml --repeat-seeds 3": "wants "
+    "all 3,000 clips; its result stands in the configuration",
     "hf-finetune cross-validate --config configs/spoken_digits_log_mel_cnn.yaml --leave-one-out "
     "speaker data.split.group_by=none name=by_speaker": "the same",
     "hf-finetune comet upload runs/tracked": "tests/trackers/test_comet.py, likewise",

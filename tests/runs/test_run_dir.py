@@ -17,7 +17,7 @@ from hf_finetune import finetune, load_config, load_run
 from hf_finetune.errors import DataError, TrainingError, UserError
 from hf_finetune.models import load_classifier
 from hf_finetune.runs.run_dir import create_run_dir, find_run
-from hf_finetune.trackers.jsonl import read_history, start
+from hf_finetune.trackers.jsonl import HISTORY, JsonlTracker, read_history
 
 
 @pytest.fixture(scope="module")
@@ -182,11 +182,11 @@ def test_an_unwritable_place_is_named(make_config: Callable[..., Any], tmp_path:
 
 
 def test_history_goes_on_where_the_checkpoint_stood(tmp_path: Path):
-    tracker = start(tmp_path, 0)
+    tracker = JsonlTracker(tmp_path / HISTORY, 0)
     for step in range(4):
         tracker.on_record({"step": step})
     tracker.finish("finished")
-    tracker = start(tmp_path, 2)
+    tracker = JsonlTracker(tmp_path / HISTORY, 2)
     tracker.on_record({"step": 20})
     tracker.finish("finished")
     assert [record["step"] for record in read_history(tmp_path)] == [0, 1, 20]
