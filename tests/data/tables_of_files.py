@@ -15,6 +15,10 @@ import soundfile
 from pictures import draw
 from PIL import Image
 
+from hf_finetune.data import LoadedData, image_files, load_data
+from hf_finetune.data.hub import Options
+from hf_finetune.data.tables import RowReader, column_values
+
 NAMES = ("cat", "dog", "owl")
 
 
@@ -64,3 +68,20 @@ def write_set(
         table = pa.Table.from_pydict(dict(columns), schema=schema)
         pq.write_table(table, path, row_group_size=group_rows)
     return root
+
+
+def load(root: Path, **settings: Any) -> LoadedData:
+    """A data set of the kind `hub`, from a folder."""
+    return load_data(Options(repo_id=str(root), **settings))
+
+
+def texts(split: datasets.Dataset, name: str) -> list[str]:
+    """A column of text."""
+    return column_values(split, name)
+
+
+def pixels_of(split: datasets.Dataset) -> list[np.ndarray]:
+    """Every image as the collator decodes it, in batches of rows out of order."""
+    rows = np.arange(len(split))[::-1]
+    cells = RowReader(split, ["image"]).read(rows)["image"]
+    return image_files.read_images(cells, 1)[::-1]
