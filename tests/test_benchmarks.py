@@ -45,7 +45,7 @@ def test_every_benchmark_is_listed():
 @pytest.mark.parametrize(
     "name",
     [
-        "throughput",
+        pytest.param("throughput", marks=pytest.mark.slow),
         pytest.param("input_pipeline", marks=pytest.mark.slow),
         pytest.param("audio_training", marks=pytest.mark.slow),
         pytest.param("start_up", marks=pytest.mark.slow),

@@ -59,7 +59,7 @@ def test_python_gives_the_same_bits(make_config: Callable[..., Any], tmp_path: P
     assert all(bool((again[name] == value).all()) for name, value in first.items())
 
 
-@pytest.mark.parametrize("engine", ["trainer", "loop"])
+@pytest.mark.parametrize("engine", ["trainer", pytest.param("loop", marks=pytest.mark.slow)])
 def test_two_processes_agree_with_one(engine: str, make_config: Callable[..., Any], tmp_path: Path):
     """Batches of 10 on each of two processes are batches of 20 on one; 100 rows, no tail."""
     settings = {
