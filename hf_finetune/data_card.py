@@ -5,6 +5,7 @@ Place: beside the parquet files of the folder that `data_publishing` makes.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -177,7 +178,8 @@ def _describe_use(facts: CardFacts) -> str:
     return (
         "In a configuration of hf_finetune, which reads the same rows and splits:\n\n"
         f"```yaml\n{section}```\n\nWith the datasets library:\n\n"
-        f"```python\nfrom datasets import load_dataset\n\nsplits = load_dataset({repo_id!r})\n```"
+        "```python\nfrom datasets import load_dataset\n\n"
+        f"splits = load_dataset({json.dumps(repo_id)})\n```"
     )
 
 

@@ -10,6 +10,7 @@ import contextlib
 import importlib.util
 import io
 import json
+import os
 import re
 import runpy
 import shlex
@@ -221,6 +222,7 @@ def test_slow_commands_print_what_the_page_quotes(example: Example, checkout: Pa
         done = subprocess.run(
             ["bash", "-c", command],
             cwd=checkout,
+            env={**os.environ, "COLUMNS": "100"},  # as wide as the page
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
