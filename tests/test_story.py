@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -37,12 +36,13 @@ KEY = "n0tArealKey0fAnyb0dy12345"
 CONFIG = f"""
 name: story
 data: {{name: corrupt_mnist, root: {SAMPLE}}}
-model: {{name: cnn, channels: [8, 16], convolutions_per_block: 1}}
-train: {{engine: trainer, num_train_epochs: 10, per_device_train_batch_size: 128}}
+model: {{name: cnn, channels: [4, 8], convolutions_per_block: 1}}
+train: {{engine: trainer, num_train_epochs: 8, learning_rate: 1e-2, logging_steps: 50}}
 compute: {{precision: fp32, device: cpu, num_threads: 1}}
 trackers: [comet]
 tracking:
   comet: {{mode: online, workspace: me, project: digits, examples: 2, examples_per_cell: 0}}
+run: {{pictures: false}}
 hub: {{repo_id: me/digits, when: end}}
 """
 CLASSIFY = """
@@ -107,6 +107,7 @@ def stop_in_training(process: subprocess.Popen[str], run: RunDir) -> str:
     deadline = time.monotonic() + 60
     while not list(run.checkpoints.glob("step-*")) and time.monotonic() < deadline:
         time.sleep(0.01)
+    time.sleep(0.1)  # on into the next epoch
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the launcher hears it, too
     _, errors = process.communicate(timeout=60)
     told = re.search("stopped; go on with: (.+)", errors)
@@ -126,11 +127,11 @@ def classify_elsewhere(shell: Shell, images: torch.Tensor) -> list[list[dict[str
     return json.loads(shell.enter("python", "-c", CLASSIFY, *files))
 
 
-def own_answers(run: RunDir) -> dict[str, np.ndarray]:
+def own_answers(run: RunDir) -> dict[str, list[float]]:
     """Probabilities of the test split's examples, by their id."""
     rows = pq.read_table(run.path / "predictions/test.parquet").to_pylist()
     logits = torch.tensor([row["logits"] for row in rows])
-    return dict(zip([row["id"] for row in rows], logits.softmax(1).numpy(), strict=True))
+    return dict(zip([row["id"] for row in rows], logits.softmax(1).tolist(), strict=True))
 
 
 def curves(points: list[Any]) -> list[Any]:

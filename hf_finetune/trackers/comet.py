@@ -87,12 +87,15 @@ class CometTracker(Tracker):
 
     def on_record(self, record: Record) -> None:
         """Logs the record's metrics, unless Comet has them from before the run was resumed."""
-        self._num_heard += 1
-        if self._num_heard <= self._state.num_records:
+        if self._num_heard < self._state.num_records:
+            self._num_heard += 1
             return
         measured = read_record(record)
         for name, value in measured.metrics.items():
             self._experiment.log_metric(name, value, step=measured.step, epoch=measured.epoch)
+        self._num_heard += (
+            1  # only now: Ctrl-C may come at any line, and twice is better than never
+        )
         if "validation/loss" in record:
             self._settle()
 
