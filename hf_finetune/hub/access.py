@@ -50,7 +50,7 @@ def check_access(
             reached.
     """
     from huggingface_hub import HfApi, is_offline_mode
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError
 
     said = f"{where}: {repo_id!r}"
     if is_offline_mode():
@@ -59,20 +59,7 @@ def check_access(
             f"leave {where} out and push later: hf-finetune push RUN --repo-id {repo_id}"
         )
     api = HfApi()
-    try:
-        who = persist(api.whoami)
-    except LocalTokenNotFoundError:
-        raise HubError(
-            f"{said} needs a token of the Hub, and there is none here. Log in with: hf auth login"
-        ) from None
-    except network_errors() as error:
-        raise HubError(f"{said} {explain(error)}") from error
-    user = str(who.get("name", "unknown"))
-    if _role(who) == "read":
-        raise HubError(
-            f"{said} can't be written to: the token of {user} may only read. Make one that may "
-            f"write (Settings, Access Tokens on the Hub), and log in with it: hf auth login"
-        )
+    user = _check_token(api, said)
     try:
         persist(
             lambda: api.create_repo(repo_id, private=private, repo_type=repo_type, exist_ok=True)
@@ -93,6 +80,27 @@ def check_access(
                 "to write there."
             ) from error
         raise HubError(f"{said} {explain(error)}") from error
+    return user
+
+
+def _check_token(api: HfApi, said: str) -> str:
+    """The name of the token's user; the token must be there, valid, and more than a reader's."""
+    from huggingface_hub.errors import LocalTokenNotFoundError
+
+    try:
+        who = persist(api.whoami)
+    except LocalTokenNotFoundError:
+        raise HubError(
+            f"{said} needs a token of the Hub, and there is none here. Log in with: hf auth login"
+        ) from None
+    except network_errors() as error:
+        raise HubError(f"{said} {explain(error)}") from error
+    user = str(who.get("name", "unknown"))
+    if _role(who) == "read":
+        raise HubError(
+            f"{said} can't be written to: the token of {user} may only read. Make one that may "
+            f"write (Settings, Access Tokens on the Hub), and log in with it: hf auth login"
+        )
     return user
 
 
