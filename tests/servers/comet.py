@@ -5,13 +5,14 @@ from __future__ import annotations
 import gzip
 import json
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlparse
+
+from servers.loopback import running
 
 BEAT = {
     "is_alive_beat_duration_millis": 60_000,
@@ -239,11 +240,5 @@ _VERBS: dict[str, Any] = {
 @contextmanager
 def serve_comet() -> Iterator[CometServer]:
     """A server that runs as long as the block."""
-    with CometServer() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with running(CometServer()) as server:
+        yield server

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,6 +10,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlparse
 
 from servers.comet import Experiment
+from servers.loopback import running
 
 WORKSPACE, PROJECT = "me", "digits"
 
@@ -120,11 +120,5 @@ def _summarise(values: Mapping[str, Any]) -> list[dict[str, Any]]:
 @contextmanager
 def serve_comet_api(experiments: Mapping[str, Experiment]) -> Iterator[CometApiServer]:
     """A server that runs as long as the block."""
-    with CometApiServer(experiments) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with running(CometApiServer(experiments)) as server:
+        yield server

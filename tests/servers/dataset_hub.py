@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qs
 
 from servers import writable_hub
+from servers.loopback import running
 from servers.writable_hub import Files, WritableHub
 
 _REPO = r"api/models/([^/]+/[^/]+)"
@@ -67,11 +67,5 @@ def _is_below(path: str, folder: str | None) -> bool:
 @contextmanager
 def serve_data_sets() -> Iterator[DatasetHub]:
     """A Hub that runs as long as the block."""
-    with DatasetHub() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with running(DatasetHub()) as server:
+        yield server

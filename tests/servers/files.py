@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from servers.loopback import running
+
 
 class FileServer(ThreadingHTTPServer):
     """Serves `content` by path.
@@ -89,12 +91,8 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def serve_files() -> Iterator[FileServer]:
     """A server that runs as long as the block."""
-    with FileServer() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with running(FileServer()) as server:
         try:
             yield server
         finally:
             server.released.set()
-            server.shutdown()
-            thread.join()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from servers.loopback import running
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -86,11 +87,5 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def serve_models() -> Iterator[ModelHub]:
     """A Hub that runs as long as the block."""
-    with ModelHub() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with running(ModelHub()) as server:
+        yield server

@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import yaml
+from servers.loopback import running
 
 Files = dict[str, bytes]
 TOKEN = "hf_aBcDeFgHiJkLmNoPqRsTuVwXyZ01234567"  # of the right form, and nobody's
@@ -327,11 +328,5 @@ def check_card(content: str) -> dict[str, Any]:
 @contextmanager
 def serve_writable_hub() -> Iterator[WritableHub]:
     """A Hub that runs as long as the block."""
-    with WritableHub() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with running(WritableHub()) as server:
+        yield server
