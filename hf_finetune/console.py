@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
+from hf_finetune.progress_bar import progress_bar
 from hf_finetune.runs.run_dir import RunDir
 
 if TYPE_CHECKING:
@@ -32,16 +31,7 @@ class Console:
         self._total_steps = total_steps
         self._run = run
         self._first: tuple[int, float] | None = None
-        self._bar = tqdm(
-            total=total_steps,
-            unit="step",
-            desc="training",
-            file=sys.stderr,
-            dynamic_ncols=True,
-            disable=not sys.stderr.isatty(),
-            leave=False,
-            bar_format="{desc} {percentage:3.0f}% |{bar}| {n_fmt} of {total_fmt}, {remaining} left",
-        )
+        self._bar = progress_bar(total_steps, "training", "step")
 
     def on_step(self, step: int, loss: Tensor, model: nn.Module) -> None:
         """Moves the bar, and says once how long the run will take."""

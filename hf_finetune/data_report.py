@@ -75,17 +75,28 @@ def format_inspection(found: Inspection, name: str) -> str:
         "data": f"{name}: {total:,} images of {len(data.label_names)} classes; "
         f"{data.split_description}",
         "images": _describe_images(found),
-        "leaks": describe_leaks(data),
-        "duplicates": describe_duplicates(found.duplicates, "images"),
+        **list_findings(data, found.duplicates, "images"),
     }
-    for number, duplicate in enumerate(found.duplicates[:_NAMED_DUPLICATES], start=1):
-        facts[f"duplicate {number}"] = describe_duplicate(duplicate, data)
-    for number, warning in enumerate(data.warnings, start=1):
-        facts[f"warning {number}"] = warning
     classes = format_class_counts(data.label_names, found.class_counts)
     parts = [format_table(facts), _format_splits(found), classes]
     parts += [format_groups(groups, data.label_names) for groups in found.groups]
     return "\n\n".join(parts)
+
+
+def list_findings(data: LoadedData, duplicates: Sequence[Duplicate], noun: str) -> dict[str, str]:
+    """Leaks, duplicates and warnings, each in words; of images and of clips alike.
+
+    Args:
+        data: The data set.
+        duplicates: What occurs more than once.
+        noun: What an example is called, in the plural.
+    """
+    facts = {"leaks": describe_leaks(data), "duplicates": describe_duplicates(duplicates, noun)}
+    for number, duplicate in enumerate(duplicates[:_NAMED_DUPLICATES], start=1):
+        facts[f"duplicate {number}"] = _describe_duplicate(duplicate, data)
+    for number, warning in enumerate(data.warnings, start=1):
+        facts[f"warning {number}"] = warning
+    return facts
 
 
 def _describe_images(found: Inspection) -> str:
@@ -98,7 +109,7 @@ def _describe_images(found: Inspection) -> str:
     return f"{size} (height x width), {color}, {' and '.join(dtypes)}"
 
 
-def describe_duplicate(duplicate: Duplicate, data: LoadedData) -> str:
+def _describe_duplicate(duplicate: Duplicate, data: LoadedData) -> str:
     """A set of equal examples: their names, splits and classes."""
     places = zip(duplicate.ids, duplicate.splits, duplicate.labels, strict=True)
     named = [f"{name} ({split}, {data.label_names[label]})" for name, split, label in places]

@@ -13,13 +13,12 @@ import numpy as np
 
 from hf_finetune.console import format_columns, format_table
 from hf_finetune.data import LoadedData
-from hf_finetune.data.duplicates import describe_duplicates
-from hf_finetune.data.inspection import Groups, describe_leaks
+from hf_finetune.data.inspection import Groups
 from hf_finetune.data.listing import shown
 from hf_finetune.data.sound_inspection import QUIET_DECIBELS, SoundInspection, inspect_sound
 from hf_finetune.data.splits import draw_rows
 from hf_finetune.data.tables import RowReader, column_values
-from hf_finetune.data_report import describe_duplicate, format_class_counts, format_groups
+from hf_finetune.data_report import format_class_counts, format_groups, list_findings
 from hf_finetune.runs.pictures import check_own, write_picture
 from hf_finetune.runs.sound_pictures import CLIPS, draw_clips, draw_lengths, spectrogram
 
@@ -67,13 +66,8 @@ def format_sound(found: SoundInspection, kind: str) -> str:
         f"{data.split_description}",
         "clips": _describe_clips(found),
         "loudness": _describe_loudness(found),
-        "leaks": describe_leaks(data),
-        "duplicates": describe_duplicates(found.duplicates, "clips"),
+        **list_findings(data, found.duplicates, "clips"),
     }
-    for number, duplicate in enumerate(found.duplicates[:_NAMED], start=1):
-        facts[f"duplicate {number}"] = describe_duplicate(duplicate, data)
-    for number, warning in enumerate(data.warnings, start=1):
-        facts[f"warning {number}"] = warning
     parts = [format_table(facts), _format_splits(found)]
     parts += [format_class_counts(data.label_names, found.class_counts)]
     for column, rows in found.groups.items():

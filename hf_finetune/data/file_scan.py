@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,11 +17,11 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from hf_finetune.data.cache_folder import cache_folder
 from hf_finetune.data.file_threads import read_files
 from hf_finetune.errors import DataError
+from hf_finetune.progress_bar import progress_bar
 
 _BLOCK_FILES = 128  # how many are handed to the threads at a time, and lost at most by Ctrl-C
 _FORMAT = 1  # of the remembered facts; another number leaves older ones aside
@@ -111,18 +110,7 @@ def measure_all(
         sizes: Bytes of each.
         measure: Answers with facts, or with a phrase on what is wrong.
     """
-    bar = tqdm(
-        total=len(files),
-        desc="reading",
-        unit="file",
-        file=sys.stderr,
-        dynamic_ncols=True,
-        disable=not sys.stderr.isatty(),
-        leave=False,
-        delay=1,
-        bar_format="{desc} {percentage:3.0f}% |{bar}| {n_fmt} of {total_fmt}, {remaining} left",
-    )
-    with bar:
+    with progress_bar(len(files), "reading", "file", delay_seconds=1) as bar:
         for start in range(0, len(files), _BLOCK_FILES):
             block = files[start : start + _BLOCK_FILES]
             num_bytes = sum(sizes[start : start + _BLOCK_FILES])

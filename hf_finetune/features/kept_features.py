@@ -11,7 +11,6 @@ import fcntl
 import hashlib
 import json
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -26,12 +25,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from hf_finetune.data.cache_folder import cache_folder
 from hf_finetune.data.tables import RowReader, column_values
 from hf_finetune.errors import DataError
 from hf_finetune.features.audio import AudioCollator
+from hf_finetune.progress_bar import progress_bar
 
 if TYPE_CHECKING:
     from hf_finetune.models.front_end import FrontEnd
@@ -260,25 +259,16 @@ def _compute_all(
 ) -> Iterator[list[Stretch]]:
     """The stretches of every row, in order."""
     reader = RowReader(split, ["audio"])
-    bar = tqdm(
-        range(len(split)),
-        desc="frozen front end",
-        unit="clip",
-        file=sys.stderr,
-        dynamic_ncols=True,
-        disable=not sys.stderr.isatty(),
-        leave=False,
-        delay=1,
-        bar_format="{desc} {percentage:3.0f}% |{bar}| {n_fmt} of {total_fmt}, {remaining} left",
-    )
-    for row in bar:
-        rows = np.array([row])
-        raw = {**reader.read(rows), "epoch": np.zeros(1, np.int64), "index": rows}
-        if collator.cuts_at_random(raw["audio"][0]):
-            yield []
-        else:
-            clips, _ = collator.read_clips(raw)
-            yield [compute_stretch(front_end, collator, clip) for clip in clips]
+    with progress_bar(len(split), "frozen front end", "clip", delay_seconds=1) as bar:
+        for row in range(len(split)):
+            rows = np.array([row])
+            raw = {**reader.read(rows), "epoch": np.zeros(1, np.int64), "index": rows}
+            if collator.cuts_at_random(raw["audio"][0]):
+                yield []
+            else:
+                clips, _ = collator.read_clips(raw)
+                yield [compute_stretch(front_end, collator, clip) for clip in clips]
+            bar.update()
 
 
 def _key(split: datasets.Dataset, collator: AudioCollator, front_end: FrontEnd) -> str:
