@@ -50,7 +50,7 @@ class Workbench:
         data: The splits.
         classifier: The model, on its device and in its memory format, with its processor.
         loss: The loss.
-        keeping: What is kept of a frozen front end's work; None where there is nothing to keep.
+        keeping: What is kept of a frozen part's work; None where there is nothing to keep.
     """
 
     config: RunConfig
@@ -88,7 +88,7 @@ class Workbench:
         Args:
             split: train, validation or test.
             training: Whether it is read for training.
-            ready: Whether what is kept of a frozen front end's work may stand in for the examples;
+            ready: Whether what is kept of a frozen part's work may stand in for the examples;
                 not where somebody wants to see or hear them.
         """
         train, seed, features = self.config.train, self.config.seed, self.config.features

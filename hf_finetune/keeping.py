@@ -1,4 +1,4 @@
-"""Settles whether a run keeps what the frozen front end of its model makes of each clip.
+"""Settles whether a run keeps what the frozen part of its model makes of each clip.
 
 Part of `assembly`: the model says what is frozen, the configuration what changes from epoch to
 epoch, and the data how much there is to keep.
@@ -23,7 +23,7 @@ from hf_finetune.models import Classifier
 
 if TYPE_CHECKING:
     from hf_finetune.features.kept_features import KeptClips
-    from hf_finetune.models.front_end import FrontEnd
+    from hf_finetune.models.frozen_part import FrozenPart
 
 _MOST_CUT = 0.5  # of the training clips may be computed anew in every epoch
 _MOST_OF_DISK = 0.5  # of what is free
@@ -31,15 +31,15 @@ _MOST_OF_DISK = 0.5  # of what is free
 
 @dataclass(frozen=True)
 class Keeping:
-    """What is kept of the front end's work in a run.
+    """What is kept of the frozen part's work in a run.
 
     Attributes:
-        front_end: The model's; None where its work is not kept.
-        why_not: Then the reason.
+        frozen_part: The model's; None where its work is not kept.
+        why_not: Then what is computed anew, and the reason.
         kept: What is kept so far, by split.
     """
 
-    front_end: FrontEnd | None
+    frozen_part: FrozenPart | None
     why_not: str = ""
     kept: dict[str, KeptClips] = field(default_factory=dict)
 
@@ -58,31 +58,32 @@ class Keeping:
         from hf_finetune.features.clip_lengths import least_training_frames
         from hf_finetune.features.kept_features import KeptFeatureCollator, keep_clips
 
-        if self.front_end is None or not isinstance(collator, AudioCollator):
+        if self.frozen_part is None or not isinstance(collator, AudioCollator):
             return collator
-        self.kept[name] = clips = keep_clips(split, collator, self.front_end)
-        least = least_training_frames(classifier.model.config) if collator.training else 1
-        return KeptFeatureCollator(collator, clips, self.front_end, least)
+        self.kept[name] = clips = keep_clips(split, collator, self.frozen_part)
+        masks = collator.training and self.frozen_part.name == "front end"
+        least = least_training_frames(classifier.model.config) if masks else 1
+        return KeptFeatureCollator(collator, clips, self.frozen_part, least)
 
     def describe(self) -> str:
         """What is kept, how large it is and where it lies, in words for the plan."""
-        if self.front_end is None:
-            return f"frozen, computed in every step: {self.why_not}"
+        if self.frozen_part is None:
+            return self.why_not
         parts = ", ".join(f"{k} {c.num_bytes / 1e6:,.1f} MB" for k, c in self.kept.items())
         missing = sum(clips.num_missing for clips in self.kept.values())
         cut = f"; {missing:,} longer clips are cut at random, and computed each time"
-        dtype = str(self.front_end.dtype).removeprefix("torch.")
-        folder = cache_folder() / "front_ends"
+        dtype = str(self.frozen_part.dtype).removeprefix("torch.")
+        folder = cache_folder() / "frozen_parts"
         return (
-            f"frozen, computed once a clip and kept: {parts} of {dtype} in {folder}"
-            f"{cut if missing else ''}"
+            f"{self.frozen_part.name}, computed once a clip and kept: {parts} of {dtype} in "
+            f"{folder}{cut if missing else ''}"
         )
 
 
 def settle_keeping(
     config: RunConfig, data: LoadedData, classifier: Classifier, compute: Compute
 ) -> Keeping | None:
-    """Whether to keep the front end's features; lets the model take them if so.
+    """Whether to keep the frozen part's features; lets the model take them if so.
 
     Depends on the configuration, the data and the model only, so that whoever scores the model
     later computes as the run did. A nearly full disk is the exception.
@@ -94,24 +95,25 @@ def settle_keeping(
         compute: What it runs on.
 
     Returns:
-        None where the model has no front end that stays frozen, or keeping is switched off.
+        None where the model has no such part that stays frozen, or keeping is switched off.
     """
     if config.features.keep_frozen == "off" or "audio" not in data.splits["train"].column_names:
         return None
-    from hf_finetune.models.front_end import FrontEnd, accept_ready_features, stays_frozen
+    from hf_finetune.models.frozen_part import FrozenPart, accept_ready_features, find_frozen_part
 
-    if not stays_frozen(classifier, config.model):
+    name = find_frozen_part(classifier, config.model)
+    if name is None:
         return None
-    front_end = FrontEnd(classifier, compute.precision)
-    why_not = _find_hindrance(config, data, front_end, compute.num_processes)
+    frozen_part = FrozenPart(classifier, name, compute.precision)
+    why_not = _find_hindrance(config, data, frozen_part, compute.num_processes)
     if why_not:
-        return Keeping(None, why_not)
-    accept_ready_features(classifier.model)
-    return Keeping(front_end)
+        return Keeping(None, f"{name}, computed in every step: {why_not}")
+    accept_ready_features(classifier.model, name)
+    return Keeping(frozen_part)
 
 
 def _find_hindrance(
-    config: RunConfig, data: LoadedData, front_end: FrontEnd, num_processes: int
+    config: RunConfig, data: LoadedData, frozen_part: FrozenPart, num_processes: int
 ) -> str:
     """Why nothing is kept; empty where all is well."""
     audio = config.features.audio
@@ -123,7 +125,7 @@ def _find_hindrance(
     if audio.max_seconds is not None and (seconds > audio.max_seconds).mean() > _MOST_CUT:
         return "most training clips are cut at random (features.audio.max_seconds)"
     total = sum(float(clip_seconds(split).sum()) for split in data.splits.values())
-    num_bytes = total * front_end.bytes_per_second
+    num_bytes = total * frozen_part.bytes_per_second
     free = shutil.disk_usage(_nearest_folder(cache_folder())).free
     if num_bytes > _MOST_OF_DISK * free:
         return (

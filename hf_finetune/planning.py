@@ -30,7 +30,7 @@ def plan_run(bench: Workbench, job: TrainingJob, run: Path) -> dict[str, str]:
         "leaks": describe_leaks(bench.data),
         "model": _describe_model(bench),
         "features": _describe_features(bench, job),
-        **({"front end": bench.keeping.describe()} if bench.keeping is not None else {}),
+        **({"frozen part": bench.keeping.describe()} if bench.keeping is not None else {}),
         "compute": _describe_compute(bench),
         "training": _describe_training(bench, job),
         "trackers": describe_trackers(config.trackers, config.tracking),

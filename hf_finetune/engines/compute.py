@@ -125,7 +125,7 @@ def _settle_device(wanted: str) -> str:
 
 def _settle_precision(wanted: str, device: str) -> str:
     if wanted == "auto":
-        return "bf16" if _is_fast_at_bf16(device) else "fp32"
+        return "bf16" if is_fast_at_bf16(device) else "fp32"
     if wanted == "fp16" and device != "cuda":
         raise UserError(
             f"compute.precision: fp16 needs a CUDA device, this run is on {device}. "
@@ -134,7 +134,8 @@ def _settle_precision(wanted: str, device: str) -> str:
     return wanted
 
 
-def _is_fast_at_bf16(device: str) -> bool:
+def is_fast_at_bf16(device: str) -> bool:
+    """Whether a kind of device (`cpu`, `cuda`, `mps`) multiplies bfloat16 in hardware."""
     if device == "cuda":
         return torch.cuda.get_device_capability()[0] >= 8
     if device == "cpu":

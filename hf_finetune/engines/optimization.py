@@ -14,11 +14,12 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from hf_finetune.engines import options as sections
+from hf_finetune.engines.muon import Muon, split_groups
 from hf_finetune.errors import UserError
 from hf_finetune.models.parameter_groups import decay_groups, rate_groups
 from hf_finetune.registry import nearest
 
-OWN_OPTIMIZERS = ("adamw", "adam", "sgd")
+OWN_OPTIMIZERS = ("adamw", "adam", "sgd", "muon")
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,14 @@ def build_optimizer(model: nn.Module, train: sections.TrainOptions) -> torch.opt
     if options.name in ("adam", "adamw"):
         kind = torch.optim.AdamW if options.name == "adamw" else torch.optim.Adam
         return kind(groups, lr=learning_rate, betas=options.betas, eps=options.epsilon, fused=True)
+    if options.name == "muon":
+        return Muon(
+            split_groups(groups, model),
+            lr=learning_rate,
+            betas=options.betas,
+            eps=options.epsilon,
+            momentum=options.momentum,
+        )
     kind, arguments = _find_in_trainer(model, train)
     optimizer: torch.optim.Optimizer = kind(groups, **arguments)
     return optimizer
@@ -122,7 +131,7 @@ def _find_in_trainer(model: nn.Module, train: sections.TrainOptions) -> tuple[An
     if "params" in keywords or "model" in keywords or "optimizer_dict" in keywords:
         raise UserError(
             f"train.optimizer.name: {options.name!r} builds its own parameter groups, which is not "
-            "supported. Take adamw, adam, sgd or another of Trainer's names."
+            "supported. Take adamw, adam, sgd, muon or another of Trainer's names."
         )
     return kind, dict(keywords)
 

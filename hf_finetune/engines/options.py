@@ -19,15 +19,16 @@ class OptimizerOptions(Section):
     """The optimiser; its learning rate is `train.learning_rate`."""
 
     name: str = "adamw"
-    """`adamw`, `adam`, `sgd` (torch's own), or any name that Trainer's `optim` takes."""
+    """`adamw`, `adam`, `sgd` (torch's own), `muon`, or any name that Trainer's `optim` takes. Muon
+    moves the backbone's matrices equally far in every direction, and leaves the rest to AdamW."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """Not applied to biases and normalisation layers."""
     betas: Annotated[tuple[Fraction, Fraction], Field(strict=False)] = (0.9, 0.999)
-    """Decay of the two running means (adam, adamw)."""
+    """Decay of the two running means (adam, adamw, and what muon leaves to it)."""
     epsilon: Annotated[float, Field(gt=0)] = 1e-8
-    """Added to the denominator (adam, adamw)."""
+    """Added to the denominator (adam, adamw, and what muon leaves to it)."""
     momentum: Fraction = 0.9
-    """sgd."""
+    """sgd, muon."""
     nesterov: bool = False
     """sgd."""
 

@@ -26,8 +26,9 @@ batch has a column more: `example`: int64 `[W]`, ascending, the example (0 … B
 logits of an example's rows are averaged (`evaluation.prediction.average_windows`); `labels` and
 `index` have B rows as ever.
 
-Where what a frozen front end makes of the clips is kept (`kept_features`), `input_values` is that:
-float32, bfloat16 or float16 `[B, frames, channels]`; `attention_mask` counts samples as ever.
+Where what a frozen part of the model makes of the clips is kept (`kept_features`), `input_values`
+is that: float32, bfloat16 or float16 `[B, frames, channels]`; `attention_mask` counts samples as
+ever.
 """
 
 from __future__ import annotations
@@ -63,9 +64,10 @@ class FeatureOptions(Section):
     audio: AudioOptions = AudioOptions()
     """Lengths, batches and augmentation of clips of sound."""
     keep_frozen: Literal["auto", "off"] = "auto"
-    """Whether what a speech model's frozen front end makes of each clip is computed once and kept,
-    in the user's cache folder; `auto`: where it stays frozen, no augmentation changes the clips,
-    and the run sees them more than once. `off`: computed in every step."""
+    """Whether what the frozen backbone of a speech model, or its frozen front end, makes of each
+    clip is computed once and kept, in the user's cache folder; `auto`: where it stays frozen, no
+    augmentation changes the clips, and the run sees them more than once. `off`: computed in every
+    step."""
 
 
 class Collator(Protocol):

@@ -1,6 +1,6 @@
-"""Keeps what a model's frozen front end makes of each clip, and makes batches of it.
+"""Keeps what a model's frozen part makes of each clip, and makes batches of it.
 
-Every clip goes through the front end once, alone; the features lie in the user's cache folder and
+Every clip goes through that part once, alone; the features lie in the user's cache folder and
 are memory-mapped from then on. `keeping` (above the rooms) says when; the collator here stands in
 for the audio collator, and gives the same columns.
 """
@@ -33,7 +33,7 @@ from hf_finetune.features.audio import AudioCollator
 from hf_finetune.progress_bar import progress_bar
 
 if TYPE_CHECKING:
-    from hf_finetune.models.front_end import FrontEnd
+    from hf_finetune.models.frozen_part import FrozenPart
 
 _FORMAT = 1  # raise it where the same clips are to become other features
 _FEATURES, _INDEX = "features.bin", "index.npz"
@@ -135,22 +135,22 @@ class KeptFeatureCollator:
 
     `input_values` is `[B, frames, channels]`, padded with zeros. Where clips of unequal length
     meet, there is an `attention_mask` (of samples, as ever) even for models that take waveforms
-    without one: since each clip came through the front end alone, nothing of its batch is left in
+    without one: since each clip came through that part alone, nothing of its batch is left in
     its answer then.
 
     Args:
         collator: Reads and cuts the clips that aren't kept.
         clips: The kept features of the split that the batches are drawn from.
-        front_end: Made them.
+        frozen_part: Made them.
         least_frames: Frames that a batch is wide at least.
     """
 
     def __init__(
-        self, collator: AudioCollator, clips: KeptClips, front_end: FrontEnd, least_frames: int
+        self, collator: AudioCollator, clips: KeptClips, frozen_part: FrozenPart, least_frames: int
     ) -> None:
         self.collator = collator
         self.clips = clips
-        self._front_end = front_end.on_cpu()
+        self._frozen_part = frozen_part.on_cpu()
         self._least_frames = least_frames
 
     def __call__(self, raw_batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -175,7 +175,7 @@ class KeptFeatureCollator:
             return
         missing = {name: [values[place] for place in places] for name, values in raw_batch.items()}
         for place, clip in zip(places, self.collator.read_clips(missing)[0], strict=True):
-            stretches[place] = [compute_stretch(self._front_end, self.collator, clip)]
+            stretches[place] = [compute_stretch(self._frozen_part, self.collator, clip)]
 
     def _pad(self, parts: Sequence[Stretch]) -> dict[str, Tensor]:
         widths = [len(features) for features, _ in parts]
@@ -191,19 +191,21 @@ class KeptFeatureCollator:
         return batch
 
 
-def compute_stretch(front_end: FrontEnd, collator: AudioCollator, clip: Tensor) -> Stretch:
-    """What the front end makes of one clip.
+def compute_stretch(frozen_part: FrozenPart, collator: AudioCollator, clip: Tensor) -> Stretch:
+    """What the frozen part makes of one clip.
 
     Args:
-        front_end: The model's.
+        frozen_part: The model's.
         collator: Normalises the clip.
         clip: float32 `[T]`, at the model's rate.
     """
     features = collator.extractor.extract([clip])["input_values"]
-    return front_end.compute(features), len(clip)
+    return frozen_part.compute(features), len(clip)
 
 
-def keep_clips(split: datasets.Dataset, collator: AudioCollator, front_end: FrontEnd) -> KeptClips:
+def keep_clips(
+    split: datasets.Dataset, collator: AudioCollator, frozen_part: FrozenPart
+) -> KeptClips:
     """The features of a split's clips, from the cache folder, or computed now and put there.
 
     Training clips that are cut at random are left out.
@@ -211,13 +213,13 @@ def keep_clips(split: datasets.Dataset, collator: AudioCollator, front_end: Fron
     Args:
         split: A plain Dataset with the column `audio`.
         collator: That of the split: it reads and cuts the clips.
-        front_end: Makes the features.
+        frozen_part: Makes the features.
 
     Raises:
         DataError: A clip can't be read or is too short; or the cache folder can't be written to.
     """
-    folder = cache_folder() / "front_ends" / _key(split, collator, front_end)
-    clips = KeptClips(folder, front_end.dtype, front_end.num_channels)
+    folder = cache_folder() / "frozen_parts" / _key(split, collator, frozen_part)
+    clips = KeptClips(folder, frozen_part.dtype, frozen_part.num_channels)
     if clips.is_whole():
         with suppress(OSError):
             (folder / _INDEX).touch()  # so that it is known to be in use
@@ -227,12 +229,12 @@ def keep_clips(split: datasets.Dataset, collator: AudioCollator, front_end: Fron
         _remove_unused(folder.parent)
         with _only_writer(folder):
             if not clips.is_whole():  # another process may have written them meanwhile
-                clips.write(_compute_all(split, collator, front_end))
+                clips.write(_compute_all(split, collator, frozen_part))
     except OSError as error:
         raise DataError(
-            f"{folder}: can't keep the front end's features here ({error.strerror or error}). Make "
-            "room, name another folder with the environment variable HF_FINETUNE_CACHE, or write "
-            "features.keep_frozen: off."
+            f"{folder}: can't keep what the model's frozen part makes of the clips here "
+            f"({error.strerror or error}). Make room, name another folder with the environment "
+            "variable HF_FINETUNE_CACHE, or write features.keep_frozen: off."
         ) from error
     return clips
 
@@ -255,11 +257,11 @@ def _remove_unused(folder: Path) -> None:
 
 
 def _compute_all(
-    split: datasets.Dataset, collator: AudioCollator, front_end: FrontEnd
+    split: datasets.Dataset, collator: AudioCollator, frozen_part: FrozenPart
 ) -> Iterator[list[Stretch]]:
     """The stretches of every row, in order."""
     reader = RowReader(split, ["audio"])
-    with progress_bar(len(split), "frozen front end", "clip", delay_seconds=1) as bar:
+    with progress_bar(len(split), f"frozen {frozen_part.name}", "clip", delay_seconds=1) as bar:
         for row in range(len(split)):
             rows = np.array([row])
             raw = {**reader.read(rows), "epoch": np.zeros(1, np.int64), "index": rows}
@@ -267,13 +269,13 @@ def _compute_all(
                 yield []
             else:
                 clips, _ = collator.read_clips(raw)
-                yield [compute_stretch(front_end, collator, clip) for clip in clips]
+                yield [compute_stretch(frozen_part, collator, clip) for clip in clips]
             bar.update()
 
 
-def _key(split: datasets.Dataset, collator: AudioCollator, front_end: FrontEnd) -> str:
+def _key(split: datasets.Dataset, collator: AudioCollator, frozen_part: FrozenPart) -> str:
     """Names the features by everything that decides about them."""
-    how = [_FORMAT, front_end.fingerprint(), collator.describe_clips()]
+    how = [_FORMAT, frozen_part.fingerprint(), collator.describe_clips()]
     digest = hashlib.sha256(json.dumps(how, sort_keys=True, default=str).encode())
     for content in _contents(split):
         digest.update(content)

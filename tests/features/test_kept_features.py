@@ -1,4 +1,4 @@
-"""What a frozen front end makes of clips is kept: the same answers, and never stale or half."""
+"""What the frozen part of a model makes of clips is kept: the same answers, never stale or half."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ from hf_finetune.errors import DataError
 from hf_finetune.evaluation.prediction import average_windows
 from hf_finetune.features import kept_features
 from hf_finetune.features.kept_features import KeptClips
-from hf_finetune.models.front_end import FrontEnd, find_encoder
+from hf_finetune.models.frozen_part import FrozenPart, PartName, find_part
 
 SPEECH = ("wav2vec2", "wav2vec2_layer", "hubert", "wavlm")
+FROZEN: dict[str, PartName] = {"feature_encoder": "front end", "backbone": "backbone"}
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "front_ends"
+    return tmp_path / "cache" / "frozen_parts"
 
 
 @pytest.fixture
@@ -52,13 +53,15 @@ def answer(bench: Workbench, batch: dict[str, Any]) -> torch.Tensor:
     return average_windows(logits, batch["example"], 2) if "example" in batch else logits
 
 
-def encode(bench: Workbench, waveforms: torch.Tensor) -> torch.Tensor:
-    """What the front end makes of waveforms within the model: `[B, frames, channels]`."""
-    encoder = find_encoder(bench.classifier.model)
-    assert encoder is not None
+def encode(bench: Workbench, name: PartName, waveforms: torch.Tensor) -> torch.Tensor:
+    """What a part makes of waveforms within the model: `[B, frames, channels]`."""
+    part = find_part(bench.classifier.model, name)
+    assert part is not None
     half = bench.compute.precision == "bf16"
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
-        return encoder(waveforms).transpose(1, 2)
+        output = part.eval()(waveforms)
+    features = output.transpose(1, 2) if name == "front end" else output.last_hidden_state
+    return features.to(torch.bfloat16) if half else features
 
 
 def both(folder: Path, data: LoadedData, kind: str = "wav2vec2", **how: Any) -> list[Workbench]:
@@ -68,16 +71,21 @@ def both(folder: Path, data: LoadedData, kind: str = "wav2vec2", **how: Any) -> 
         for keep in ("auto", "off")
     ]
     assert benches[0].keeping is not None
-    assert benches[0].keeping.front_end is not None
+    assert benches[0].keeping.frozen_part is not None
     assert benches[1].keeping is None
     return benches
 
 
+@pytest.mark.parametrize("freeze", FROZEN)
 @pytest.mark.parametrize(
     ("kind", "precision"), [*((kind, "fp32") for kind in SPEECH), ("wav2vec2", "bf16")]
 )
-def test_a_clip_alone_is_answered_in_the_same_bits(kind, precision, tmp_path, data):
-    kept, plain = both(tmp_path, data, kind, compute__precision=precision)
+def test_a_clip_alone_is_answered_in_the_same_bits(kind, precision, freeze, tmp_path, data):
+    how = {"compute__precision": precision, "model__freeze": freeze}
+    kept, plain = both(tmp_path, data, kind, **how)
+    assert kept.keeping is not None
+    assert kept.keeping.frozen_part is not None
+    assert kept.keeping.frozen_part.name == FROZEN[freeze]
     for row in range(3):
         ready, ordinary = (collate(bench, "validation", [row]) for bench in (kept, plain))
         assert ready["input_values"].dim() == 3
@@ -85,15 +93,18 @@ def test_a_clip_alone_is_answered_in_the_same_bits(kind, precision, tmp_path, da
         assert ("attention_mask" in ready) == (kind == "wav2vec2_layer")
         assert torch.equal(ready["labels"], ordinary["labels"])
         assert torch.equal(ready["index"], ordinary["index"])
-        assert torch.equal(ready["input_values"], encode(plain, ordinary["input_values"]))
+        assert torch.equal(
+            ready["input_values"], encode(plain, FROZEN[freeze], ordinary["input_values"])
+        )
         assert torch.equal(answer(kept, ready), answer(plain, ordinary))
 
 
 # WavLM's own: it adds a mask of truth values to a position bias of floats.
 @pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask:UserWarning")
+@pytest.mark.parametrize("freeze", FROZEN)
 @pytest.mark.parametrize("kind", SPEECH)
-def test_a_batch_is_answered_as_each_clip_alone(kind, tmp_path, data):
-    kept, plain = both(tmp_path, data, kind)
+def test_a_batch_is_answered_as_each_clip_alone(kind, freeze, tmp_path, data):
+    kept, plain = both(tmp_path, data, kind, model__freeze=freeze)
     rows = list(range(6))
     batch = collate(kept, "validation", rows)
     frames = batch["input_values"].shape[1]
@@ -116,7 +127,7 @@ def test_nothing_is_computed_twice(tmp_path, data, monkeypatch, cache):
     def compute(*_: Any) -> None:
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(FrontEnd, "compute", compute)
+    monkeypatch.setattr(FrozenPart, "compute", compute)
     again = collate(assemble_sounds(config, data), "train", [3, 0, 1])
     assert all(torch.equal(again[name], first[name]) for name in first)
 
@@ -131,7 +142,7 @@ def test_what_another_process_has_written_meanwhile_is_taken(tmp_path, data, mon
     def wait_for_another(folder: Path) -> Iterator[None]:
         monkeypatch.setattr(kept_features, "_only_writer", alone)
         assemble_sounds(config, data).make_loader("validation")
-        monkeypatch.setattr(FrontEnd, "compute", compute)
+        monkeypatch.setattr(FrozenPart, "compute", compute)
         with alone(folder):
             yield
 
@@ -170,11 +181,14 @@ def test_what_decides_about_features_names_them(tmp_path, data, cache):
         encoder.conv_layers[1].conv.weight[0, 0, 0] += 1e-6
     bench.make_loader("train", training=True)
     assert len(list(cache.iterdir())) == 5
+    whole = {"model__freeze": "backbone"}
+    assert count(configure(tmp_path, **whole)) == 6
+    assert count(configure(tmp_path, **whole, model__config={"num_attention_heads": 1})) == 7
     path = Path(data.splits["train"][0]["audio"]["path"])
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    assert count(configure(tmp_path)) == 6
+    assert count(configure(tmp_path)) == 8
 
 
 def test_the_same_clips_are_cut_otherwise_for_evaluation(tmp_path, cache):
@@ -215,7 +229,7 @@ def test_a_digest_of_the_data_names_the_content(tmp_path, cache):
 def test_half_a_file_is_never_used(broken, tmp_path, data, monkeypatch):
     config = configure(tmp_path)
     plain = assemble_sounds(configure(tmp_path, features__keep_frozen="off"), data)
-    compute = FrontEnd.compute
+    compute = FrozenPart.compute
     calls = []
 
     def interrupt(*arguments: Any) -> torch.Tensor:
@@ -224,7 +238,7 @@ def test_half_a_file_is_never_used(broken, tmp_path, data, monkeypatch):
             raise KeyboardInterrupt
         return compute(*arguments)
 
-    monkeypatch.setattr(FrontEnd, "compute", interrupt)
+    monkeypatch.setattr(FrozenPart, "compute", interrupt)
     if broken == "interrupted":
         with pytest.raises(KeyboardInterrupt):
             assemble_sounds(config, data).make_loader("train", training=True)
@@ -240,7 +254,7 @@ def test_half_a_file_is_never_used(broken, tmp_path, data, monkeypatch):
             (folder / "index.npz").write_bytes(b"PK\3\4")
         else:
             (folder / "index.npz").unlink()
-    monkeypatch.setattr(FrontEnd, "compute", compute)
+    monkeypatch.setattr(FrozenPart, "compute", compute)
     bench = assemble_sounds(config, data)
     [kept], [alone] = (answer(one, collate(one, "train", [11])) for one in (bench, plain))
     assert torch.equal(kept, alone)

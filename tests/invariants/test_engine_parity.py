@@ -63,6 +63,7 @@ CASES: dict[str, dict[str, Any]] = {
         "train__gradient_accumulation_steps": 3,
     },
     "sgd": {"train__optimizer": {"name": "sgd", "nesterov": True}},
+    "muon": {"train__optimizer": {"name": "muon"}, "train__schedule": {"name": "one_cycle"}},
     "one of Trainer's optimisers": {"train__optimizer": {"name": "adafactor"}},
     "mlp": {"model": {"name": "mlp", "hidden_sizes": [16], "dropout": 0.2}},
     "max_steps in mid-epoch": {"train__max_steps": 10},

@@ -120,6 +120,7 @@ def test_a_run_goes_on_in_the_middle_of_an_epoch(engine: str, make_config: Calla
         {"train__schedule": {"name": "one_cycle", "cycle_momentum": True}},
         {"train__early_stopping_patience": 1, "train__early_stopping_threshold": 1.0},
         {"train__optimizer": {"name": "sgd"}},
+        {"train__optimizer": {"name": "muon"}},
     ],
 )
 def test_schedule_optimiser_and_patience_are_taken_up(

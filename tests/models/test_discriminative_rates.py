@@ -81,7 +81,7 @@ def test_layers_must_be_told_apart():
     assert rates_by_name(model, optimizer.param_groups)["classifier.bias"] == 0.5
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd", "adafactor", "adamw_torch"])
+@pytest.mark.parametrize("name", ["adamw", "sgd", "muon", "adafactor", "adamw_torch"])
 def test_every_optimiser_takes_the_rates(name: str):
     model = make_classifier_network("deit")
     options = TrainOptions.model_validate({**RATES, "optimizer": {"name": name}})

@@ -137,7 +137,7 @@ def test_the_backbone_thaws_when_its_epoch_begins(engine: str, build: Build):
     assert last == set(before)  # running statistics, too
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd", "adafactor"])
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd", "muon", "adafactor"])
 def test_both_engines_thaw_to_the_same_bits(optimizer: str, build: Build):
     heard = []
     for engine in ENGINES:

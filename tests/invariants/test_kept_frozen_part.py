@@ -1,4 +1,4 @@
-"""Training on a kept front end: as without in every promise, and off where it must be."""
+"""Training on what a frozen part made: as without in every promise, and off where it must be."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hf_finetune import keeping
 from hf_finetune.assembly import Workbench
 from hf_finetune.data import LoadedData
 from hf_finetune.models import build_model, load_classifier, save_classifier
-from hf_finetune.models.front_end import FrontEnd, find_encoder, stays_frozen
+from hf_finetune.models.frozen_part import FrozenPart, find_frozen_part, find_part
 from hf_finetune.registry import kind
 
 
@@ -44,17 +44,19 @@ def encoder_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def is_kept(bench: Workbench) -> bool:
-    return bench.keeping is not None and bench.keeping.front_end is not None
+    return bench.keeping is not None and bench.keeping.frozen_part is not None
 
 
+@pytest.mark.parametrize("freeze", ["feature_encoder", "backbone"])
 @pytest.mark.parametrize(
     "name", ["wav2vec2", pytest.param("wav2vec2_layer", marks=pytest.mark.slow)]
 )
-def test_both_engines_end_in_the_same_bits(name, tmp_path, data):
+def test_both_engines_end_in_the_same_bits(name, freeze, tmp_path, data):
     heard = {engine: Weights() for engine in ("loop", "trainer")}
     masks = {"mask_time_prob": 0.3, "mask_time_length": 2}
     for engine, weights in heard.items():
-        bench = assemble_sounds(configure(tmp_path, name, model__config=masks), data)
+        config = configure(tmp_path, name, model__config=masks, model__freeze=freeze)
+        bench = assemble_sounds(config, data)
         assert is_kept(bench)
         before = {k: v.clone() for k, v in bench.classifier.model.state_dict().items()}
         train(bench, engine, weights)
@@ -72,11 +74,12 @@ def test_both_engines_end_in_the_same_bits(name, tmp_path, data):
     assert sorted(moved) == sorted(trained)
 
 
-def test_it_trains_as_without_where_nothing_is_padded(tmp_path, data):
+@pytest.mark.parametrize("freeze", ["feature_encoder", "backbone"])
+def test_it_trains_as_without_where_nothing_is_padded(freeze, tmp_path, data):
     data.splits["train"] = build_split(tmp_path / "equal", [0.2] * 8)
     heard = {keep: Weights() for keep in ("auto", "off")}
     for keep, weights in heard.items():
-        config = configure(tmp_path, features__keep_frozen=keep)
+        config = configure(tmp_path, features__keep_frozen=keep, model__freeze=freeze)
         train(assemble_sounds(config, data), "loop", weights)
     kept, plain = heard.values()
     assert len(kept.losses) == 4
@@ -163,6 +166,10 @@ def test_it_is_off_where_it_must_be(case, tmp_path, data):
 ON = {
     "feature_encoder": {},
     "backbone": {"model__freeze": "backbone"},
+    "all layers heard": {
+        "model__freeze": "backbone",
+        "model__config": {"use_weighted_layer_sum": True},
+    },
     "patterns": {"model__freeze": {"patterns": ["*.feature_extractor.*"]}},
     "first layers": {"model__freeze": {"first_layers": 1}},
     "enough steps": {"train__max_steps": 3},
@@ -174,6 +181,7 @@ ON = {
 def test_it_is_on_where_the_encoder_stays_frozen(case, tmp_path, data):
     bench = assemble_sounds(configure(tmp_path, **ON[case]), data)
     assert is_kept(bench)
+    assert bench.keeping.frozen_part.name == ("backbone" if case == "backbone" else "front end")
 
 
 def test_adapters_leave_the_encoder_as_it_is(tmp_path, data):
@@ -192,8 +200,8 @@ def test_what_adapters_have_trained_is_scored_with_the_encoder_as_it_was(tmp_pat
         for lora in ({}, {"model__lora": {"rank": 2}})
     )
     merged = build_model(trained, describe_sounds())
-    assert stays_frozen(merged, adapted)
-    assert not stays_frozen(merged, trained)
+    assert find_frozen_part(merged, adapted) == "front end"
+    assert find_frozen_part(merged, trained) is None
 
 
 def test_a_small_disk_is_left_alone(tmp_path, data, monkeypatch):
@@ -214,11 +222,11 @@ def test_the_plan_says_what_is_kept_and_where(tmp_path, data):
     assert list(sizes) == ["train", "validation"]
     for name, size in sizes.items():
         assert f"{name} {size / 1e6:,.1f} MB" in told
-    assert f"of float32 in {tmp_path / 'cache' / 'front_ends'}" in told
-    front_end = bench.keeping.front_end
-    assert isinstance(front_end, FrontEnd)
+    assert f"of float32 in {tmp_path / 'cache' / 'frozen_parts'}" in told
+    frozen_part = bench.keeping.frozen_part
+    assert isinstance(frozen_part, FrozenPart)
     seconds = sum(keeping.clip_seconds(data.splits["train"]))
-    assert sizes["train"] == pytest.approx(seconds * front_end.bytes_per_second, rel=0.1)
+    assert sizes["train"] == pytest.approx(seconds * frozen_part.bytes_per_second, rel=0.1)
 
 
 def test_other_models_have_no_such_encoder(make_config):
@@ -226,4 +234,4 @@ def test_other_models_have_no_such_encoder(make_config):
 
     bench = assemble(make_config())
     assert bench.keeping is None
-    assert find_encoder(bench.classifier.model) is None
+    assert find_part(bench.classifier.model, "front end") is None

@@ -1,0 +1,206 @@
+"""Lets a speech model take what its frozen part makes of a clip, instead of the clip itself.
+
+The part is the whole backbone of wav2vec2 and its like, or only its convolutional front end. What
+it makes is stored by `features.kept_features`; the model itself, its settings and its files stay
+the ordinary ones.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from hf_finetune.models.freezing import choose_frozen, find_unreached
+
+if TYPE_CHECKING:
+    from hf_finetune.models import Classifier, ModelOptions
+
+PartName = Literal["front end", "backbone"]
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# Settings of a network that say nothing about its numbers.
+_NAMES_AND_PLACES = {"_name_or_path", "id2label", "label2id", "transformers_version"}
+
+
+class FrozenPart:
+    """The frozen part of a model, for use clip by clip.
+
+    Args:
+        classifier: Its model has such a part (`find_part`), on the device where it runs.
+        name: Which.
+        precision: The run's: fp32, bf16 or fp16.
+
+    Attributes:
+        name: Which.
+        dtype: Of the features: what the precision says.
+        num_channels: Numbers in a frame.
+        bytes_per_second: Of sound.
+    """
+
+    def __init__(self, classifier: Classifier, name: PartName, precision: str) -> None:
+        model = classifier.model
+        part, config = find_part(model, name), model.config
+        if part is None:
+            raise ValueError(f"{type(model).__name__} has no such {name}")
+        self.name = name
+        self._part = part
+        self._precision = precision
+        self.dtype = _DTYPES[precision]
+        self.num_channels = int(config.conv_dim[-1] if name == "front end" else _width(config))
+        frames_per_second = classifier.processor.sampling_rate / math.prod(config.conv_stride)
+        self.bytes_per_second = frames_per_second * self.num_channels * self.dtype.itemsize
+
+    def compute(self, input_values: Tensor) -> Tensor:
+        """Features of one clip, as the model itself would compute them for it alone.
+
+        Args:
+            input_values: float32 `[1, T]`, as the model's feature extractor gives them.
+
+        Returns:
+            `dtype` `[frames, channels]`, on the CPU.
+        """
+        part = self._part
+        device = next(part.parameters()).device
+        was_training = part.training
+        part.eval()
+        half = self._precision != "fp32"
+        with torch.no_grad(), torch.autocast(device.type, self.dtype, enabled=half):
+            output = part(input_values.to(device))
+        part.train(was_training)
+        features: Tensor = output[0].T if self.name == "front end" else output.last_hidden_state[0]
+        return features.to("cpu", self.dtype).contiguous()
+
+    def on_cpu(self) -> FrozenPart:
+        """The same part where a loader's worker may use it; a copy if it is elsewhere."""
+        if next(self._part.parameters()).device.type == "cpu":
+            return self
+        other = copy.copy(self)
+        other._part = copy.deepcopy(self._part).cpu()
+        return other
+
+    def fingerprint(self) -> str:
+        """Hash of whatever decides about the features: layers, weights, precision, device type."""
+        part = self._part
+        device = next(part.parameters()).device.type
+        digest = hashlib.sha256(f"{part} {self._precision} {device}".encode())
+        if self.name == "backbone":
+            digest.update(_settings(part.config))  # its layers don't show all of them
+        for name, tensor in part.state_dict().items():
+            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+
+def _width(config: Any) -> int:
+    """Numbers in a frame of the backbone's."""
+    has_adapter = getattr(config, "add_adapter", False)
+    return int(config.output_hidden_size if has_adapter else config.hidden_size)
+
+
+def _settings(config: Any) -> bytes:
+    """A network's settings, and how it computes attention."""
+    settings = {k: v for k, v in config.to_dict().items() if k not in _NAMES_AND_PLACES}
+    attention = config._attn_implementation
+    return json.dumps([settings, attention], sort_keys=True, default=str).encode()
+
+
+class _ReadyOrNot:
+    """Stands in for a part's `forward`: hands on what is ready, and computes what is not.
+
+    Args:
+        forward: The part's own, which takes `[B, T]`.
+        hand_on: Makes what the part would give of features `[B, frames, channels]`.
+    """
+
+    def __init__(self, forward: Callable[..., Any], hand_on: Callable[[Tensor], Any]) -> None:
+        self._forward = forward
+        self._hand_on = hand_on
+
+    def __call__(self, values: Tensor, *others: Any, **named: Any) -> Any:
+        if values.dim() == 3:
+            return self._hand_on(values)
+        return self._forward(values, *others, **named)
+
+
+def _as_encoded(features: Tensor) -> Tensor:
+    """What a feature encoder gives: `[B, channels, frames]`."""
+    return features.transpose(1, 2)
+
+
+def _as_backbone_output(features: Tensor) -> Any:
+    from transformers.modeling_outputs import BaseModelOutput
+
+    return BaseModelOutput(last_hidden_state=features)
+
+
+def find_part(model: nn.Module, name: PartName) -> nn.Module | None:
+    """A part of a model of wav2vec2's kind; None where the model is of another, or needs more.
+
+    The whole backbone can stand for itself only where the head takes its last layer alone.
+    """
+    base = getattr(model, str(getattr(model, "base_model_prefix", "")), None)
+    encoder = getattr(base, "feature_extractor", None)
+    config = getattr(model, "config", None)
+    is_known = (
+        isinstance(encoder, nn.Module)
+        and getattr(model, "main_input_name", None) == "input_values"
+        and all(hasattr(config, name) for name in ("conv_dim", "conv_kernel", "conv_stride"))
+    )
+    if not is_known:
+        return None
+    if name == "front end":
+        return encoder
+    is_enough = hasattr(model, "projector") and not getattr(config, "use_weighted_layer_sum", False)
+    return base if is_enough else None
+
+
+def accept_ready_features(model: nn.Module, name: PartName) -> None:
+    """Lets a model take `input_values` `[B, frames, channels]`, computed by its own part before.
+
+    Waveforms `[B, T]` are taken as ever. Nothing about the model's parameters, names or settings
+    changes, so that what is saved of it is what would be saved without.
+    """
+    part = find_part(model, name)
+    if part is not None and not isinstance(part.forward, _ReadyOrNot):
+        hand_on = _as_encoded if name == "front end" else _as_backbone_output
+        part.forward = _ReadyOrNot(part.forward, hand_on)
+
+
+def find_frozen_part(classifier: Classifier, options: ModelOptions) -> PartName | None:
+    """The largest part of the classifier that no training of these options ever moves.
+
+    Args:
+        classifier: As built, or loaded from what a run with these options has saved.
+        options: The configuration's `model` section.
+    """
+    if getattr(options, "unfreeze_at_epoch", None) is not None:
+        return None
+    model = classifier.model
+    if getattr(options, "lora", None) is not None:  # adapters go into the layers after it
+        return "front end" if find_part(model, "front end") is not None else None
+    freezing = classifier.freezing
+    frozen = (
+        choose_frozen(model, getattr(options, "freeze", "none"))
+        if freezing is None
+        else freezing.names
+    )
+    unmoved = frozen | set(find_unreached(model))
+    for name in ("backbone", "front end"):
+        part = find_part(model, name)
+        if part is not None and _is_within(part, model, unmoved):
+            return name
+    return None
+
+
+def _is_within(part: nn.Module, model: nn.Module, names: frozenset[str]) -> bool:
+    """Whether the names cover every parameter of the part."""
+    inner = {id(parameter) for parameter in part.parameters()}
+    return all(name in names for name, p in model.named_parameters() if id(p) in inner)
