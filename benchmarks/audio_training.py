@@ -47,7 +47,7 @@ from hf_finetune.models import build_model
 DIGITS = Path("samples/spoken_digits")
 SPEECH_BATCH, IMAGE_BATCH, CLIPS = 16, 32, 16
 # Examples that are trained on, steps to warm up, steps that are timed, rounds.
-SPEECH_LENGTH, IMAGE_LENGTH = (384, 3, 21, 5), (384, 2, 10, 5)
+SPEECH_LENGTH, IMAGE_LENGTH = (384, 3, 21, 3), (384, 2, 10, 3)
 MAX_SECONDS = 1.0
 _LAYERS = {
     "hidden_size": 192,
@@ -87,6 +87,10 @@ class Setting:
     def with_features(self, **features: Any) -> Setting:
         """The same with other features."""
         return replace(self, tree={**self.tree, "features": features})
+
+    def frozen(self, part: str) -> Setting:
+        """The same with another part frozen."""
+        return replace(self, tree={**self.tree, "model": {**self.tree["model"], "freeze": part}})
 
 
 def run_bare_loop(setting: Setting) -> float:
@@ -218,6 +222,9 @@ def measure_speech(setting: Setting, repeats: int) -> str:
         ),
         "engine trainer, by length, front end kept": partial(
             run_engine, setting.with_features(**kept), "trainer"
+        ),
+        "engine loop, by length, backbone frozen and kept": partial(
+            run_engine, setting.with_features(**kept).frozen("backbone"), "loop"
         ),
     }
     return _format_speeds("wav2vec2, front end frozen", setting, take_turns(contenders, repeats), 2)

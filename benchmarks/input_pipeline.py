@@ -27,7 +27,13 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import torch
-from measurement import describe_machine, format_table, make_parser, take_turns
+from measurement import (
+    describe_machine,
+    format_table,
+    make_parser,
+    resident_megabytes,
+    take_turns,
+)
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
@@ -228,7 +234,7 @@ def read_table(
     if limit is not None:
         table_cache.LARGE_BYTES = limit
         idx_files.LARGE_BYTES = 2**24
-    own, mapped = _resident_megabytes()
+    own, mapped = resident_megabytes()
     start = time.perf_counter()
     split = load_data(Options(root=str(folder))).splits["train"]
     seconds = time.perf_counter() - start
@@ -236,7 +242,7 @@ def read_table(
     collator = collator_for(processor, FeatureOptions(), 0, training=True)
     loader = make_loader(split, collator, BATCH, seed=0, shuffle=True)
     speed = statistics.median(_batch_seconds(loader, num_batches))
-    own_now, mapped_now = _resident_megabytes()
+    own_now, mapped_now = resident_megabytes()
     return len(split), seconds, speed, own_now - own, mapped_now - mapped
 
 
@@ -244,15 +250,6 @@ def _batch_seconds(loader: DataLoader[Any], count: int) -> Iterator[float]:
     batches = iter(loader)
     for _ in range(min(count, len(loader))):
         yield _time_call(next, batches)
-
-
-def _resident_megabytes() -> tuple[float, float]:
-    """Memory of this process alone, and its part of mapped files, both as resident now."""
-    status = Path("/proc/self/status")
-    if not status.exists():  # not on Linux
-        return float("nan"), float("nan")
-    words = dict(line.split(":", 1) for line in status.read_text().splitlines())
-    return tuple(int(words[key].split()[0]) / 1000 for key in ("RssAnon", "RssFile"))  # type: ignore[return-value]
 
 
 def main() -> None:

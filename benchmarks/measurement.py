@@ -6,6 +6,7 @@ import argparse
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 # Also lets transformers be imported after it, where torch is a CPU build.
 from hf_finetune.runs.environment import describe_environment
@@ -58,6 +59,15 @@ def describe_machine() -> str:
     hardware = [*gpus, f"{cpu['usable_cores']} cores of {cpu['model']}"]
     versions = [f"{name} {packages[name]}" for name in ("torch", "transformers", "datasets")]
     return f"{'; '.join(hardware)}; Python {there['python']}, {', '.join(versions)}"
+
+
+def resident_megabytes() -> tuple[float, float]:
+    """Memory of this process alone, and its part of mapped files, both as resident now."""
+    status = Path("/proc/self/status")
+    if not status.exists():  # not on Linux
+        return float("nan"), float("nan")
+    words = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    return tuple(int(words[key].split()[0]) / 1000 for key in ("RssAnon", "RssFile"))  # type: ignore[return-value]
 
 
 def make_parser(text: str) -> argparse.ArgumentParser:

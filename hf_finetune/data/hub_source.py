@@ -15,6 +15,7 @@ import datasets
 from datasets import Dataset, DatasetDict
 
 from hf_finetune.errors import DataError
+from hf_finetune.hub.downloads import Wanted, explained
 
 _CONFIGS = re.compile(r"(?:Available|available configs|in the cache): \[?([^\[\]]*?)(?:\]|Please)")
 
@@ -34,111 +35,66 @@ def open_data_set(
         DataError: It is not there, not allowed, can't be reached or can't be read.
     """
     folder = Path(repo_id).expanduser()
+    wanted = Wanted(
+        repo_id,
+        revision,
+        kind="data set",
+        key="data.repo_id",
+        revision_key="data.revision",
+        example="ylecun/mnist",
+    )
     with _quiet_datasets():
         if folder.is_dir():
-            return _open_folder(folder, repo_id, revision, config_name)
+            return _open_folder(folder, wanted, config_name)
         if repo_id.startswith((".", "/", "~")) or repo_id.count("/") != 1:
             raise DataError(
                 f"data.repo_id: there is no folder {repo_id!r} (looked for from {Path.cwd()}), and "
                 "it is no name of the Hub. Write owner/name, such as ylecun/mnist, or a folder."
             )
-        commit = _find_commit(repo_id, revision)
-        splits = _load(f"data.repo_id: {repo_id!r}", repo_id, config_name, commit)
+        commit = _find_commit(wanted)
+        splits = _load(wanted, repo_id, config_name, commit)
     _check_commit(repo_id, revision, commit, splits)
     return splits
 
 
-def _open_folder(
-    folder: Path, repo_id: str, revision: str | None, config_name: str | None
-) -> dict[str, Dataset]:
-    if revision is not None:
+def _open_folder(folder: Path, wanted: Wanted, config_name: str | None) -> dict[str, Dataset]:
+    if wanted.revision is not None:
         raise DataError(
-            f"data.revision: {repo_id!r} is a folder, which has no revisions. Leave it out, or "
+            f"data.revision: {wanted.name!r} is a folder, which has no revisions. Leave it out, or "
             "name a data set of the Hub."
         )
-    where = f"data.repo_id: {repo_id!r}"
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-        with _explained(where):
+        with _as_data_error(wanted):
             saved = datasets.load_from_disk(str(folder))
         return dict(saved) if isinstance(saved, DatasetDict) else {"train": saved}
-    return _load(where, str(folder.resolve()), config_name, None)
+    return _load(wanted, str(folder.resolve()), config_name, None)
 
 
-def _load(where: str, path: str, config_name: str | None, commit: str | None) -> dict[str, Dataset]:
-    with _explained(where):
+def _load(
+    wanted: Wanted, path: str, config_name: str | None, commit: str | None
+) -> dict[str, Dataset]:
+    with _as_data_error(wanted):
         return dict(datasets.load_dataset(path, name=config_name, revision=commit))
 
 
-def _find_commit(repo_id: str, revision: str | None) -> str:
+def _find_commit(wanted: Wanted) -> str:
     """The commit that a revision is now, or (without a network) was when it was last seen.
 
     Raises:
         DataError: There is no such data set or revision, or it isn't known on this machine.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
 
     from hf_finetune.hub.access import quiet_hub
 
-    where = f"data.repo_id: {repo_id!r}"
-    try:
-        with quiet_hub(show_bars=False):
-            card = snapshot_download(
-                repo_id, repo_type="dataset", revision=revision, allow_patterns=["README.md"]
-            )
-    except HFValidationError as error:
-        raise DataError(
-            f"{where} is neither a folder nor a name of the Hub. Write owner/name, such as "
-            "ylecun/mnist, or a folder."
-        ) from error
-    except GatedRepoError as error:
-        raise DataError(_say_gated(where)) from error
-    except RepositoryNotFoundError as error:
-        raise DataError(
-            f"{where} is no data set of the Hub, or is private. Check the spelling (owner/name); "
-            "for a private one, log in with: hf auth login"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise DataError(
-            f"data.revision: {repo_id!r} has no revision {revision!r}. Name a branch, a tag or a "
-            "commit of it, or leave it out for the main branch."
-        ) from error
-    except LocalEntryNotFoundError as error:
-        raise DataError(f"{where} {_explain_absence()}") from error
-    except HfHubHTTPError as error:
-        status = error.response.status_code
-        advice = "Log in again with: hf auth login" if status in (401, 403) else "Try again later."
-        raise DataError(f"{where}: the Hub answers with status {status}. {advice}") from error
-    return Path(card).name
-
-
-def _say_gated(where: str) -> str:
-    return (
-        f"{where} is gated: its owners give access on request. Ask for it on the data set's page "
-        "of the Hub, then log in here with: hf auth login"
-    )
-
-
-def _explain_absence() -> str:
-    """Why a data set isn't in the cache and couldn't be downloaded, and what to do."""
-    from huggingface_hub import is_offline_mode
-
-    if is_offline_mode():
-        return (
-            "is not on this machine, and HF_HUB_OFFLINE forbids downloads. Unset HF_HUB_OFFLINE "
-            "and run once with a network (the files are kept), or name a local folder."
+    with explained(wanted, DataError), quiet_hub(show_bars=False):
+        card = snapshot_download(
+            wanted.name,
+            repo_type="dataset",
+            revision=wanted.revision,
+            allow_patterns=["README.md"],
         )
-    return (
-        "is not on this machine, and the Hub can't be reached. Try again with a network, or copy "
-        "the data set from elsewhere and name its folder."
-    )
+    return Path(card).name
 
 
 def _check_commit(
@@ -155,7 +111,7 @@ def _check_commit(
 
 
 @contextmanager
-def _explained(where: str) -> Iterator[None]:
+def _as_data_error(wanted: Wanted) -> Iterator[None]:
     """Turns whatever `datasets` raises at a data set that it can't read into a DataError."""
     try:
         yield
@@ -163,16 +119,17 @@ def _explained(where: str) -> Iterator[None]:
         raise
     except Exception as error:  # its readers raise whatever a data set leads them to
         text = " ".join(str(error.__cause__ or error).split())
-        raise DataError(_explain(where, text)) from error
+        raise DataError(_explain(wanted, text)) from error
 
 
-def _explain(where: str, text: str) -> str:
+def _explain(wanted: Wanted, text: str) -> str:
+    where = wanted.said
     configs = _CONFIGS.search(text)
     if configs:
         names = configs[1].replace("'", "").strip()
         return f"{where} has the configurations {names}. Name one in data.config_name."
     if "gated" in text:
-        return _say_gated(where)
+        return wanted.say_gated()
     if "torchcodec" in text:
         return (
             f"{where} holds its clips as single files, which datasets opens only with torchcodec. "

@@ -7,12 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hf_finetune.errors import ModelError
-
-if TYPE_CHECKING:
-    from huggingface_hub.errors import HfHubHTTPError
 
 _SETTINGS = ["config.json", "preprocessor_config.json", "processor_config.json"]
 _SAFE_WEIGHTS = ["model*.safetensors", "model.safetensors.index.json"]
@@ -73,67 +69,22 @@ def _is_path(checkpoint: str) -> bool:
 
 def _download(checkpoint: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+
+    from hf_finetune.hub.downloads import Wanted, explained
 
     def fetch(patterns: list[str]) -> Path:
         return Path(snapshot_download(checkpoint, revision=revision, allow_patterns=patterns))
 
-    where = f"model.checkpoint: {checkpoint!r}"
-    try:
+    wanted = Wanted(
+        checkpoint,
+        revision,
+        kind="checkpoint",
+        key="model.checkpoint",
+        revision_key="model.revision",
+        example="facebook/deit-tiny-patch16-224",
+    )
+    with explained(wanted, ModelError):
         folder = fetch(_SETTINGS + _SAFE_WEIGHTS)
         if not any(folder.glob("model*.safetensors")):
             folder = fetch(_SETTINGS + _PICKLED_WEIGHTS)
-    except HFValidationError as error:
-        raise ModelError(
-            f"{where} is neither a folder nor a name of the Hub. Write owner/name, such as "
-            "facebook/deit-tiny-patch16-224, or a folder."
-        ) from error
-    except GatedRepoError as error:
-        raise ModelError(
-            f"{where} is gated: its owners give access on request. Ask for it on the checkpoint's "
-            "page of the Hub, then log in here with: hf auth login"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise ModelError(
-            f"{where} is not on the Hub, or is private. Check the spelling (owner/name); for a "
-            "private one, log in with: hf auth login"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise ModelError(
-            f"model.revision: {checkpoint!r} has no revision {revision!r}. Name a branch, a tag or "
-            "a commit of it, or leave it out for the main branch."
-        ) from error
-    except LocalEntryNotFoundError as error:
-        raise ModelError(f"{where} {_explain_absence()}") from error
-    except HfHubHTTPError as error:
-        raise ModelError(f"{where} {_explain_refusal(error)}") from error
     return folder
-
-
-def _explain_absence() -> str:
-    """Why a checkpoint isn't in the cache and couldn't be downloaded, and what to do."""
-    from huggingface_hub import is_offline_mode
-
-    if is_offline_mode():
-        return (
-            "is not on this machine, and HF_HUB_OFFLINE forbids downloads. Unset HF_HUB_OFFLINE "
-            "and run once with a network (the files are kept), or name a local folder."
-        )
-    return (
-        "is not on this machine, and the Hub can't be reached. Try again with a network, or copy "
-        "the checkpoint from elsewhere and name its folder."
-    )
-
-
-def _explain_refusal(error: HfHubHTTPError) -> str:
-    status = error.response.status_code
-    if status in (401, 403):
-        return f"is refused by the Hub (status {status}). Log in again with: hf auth login"
-    return f"can't be had: the Hub answers with status {status}. Try again later."

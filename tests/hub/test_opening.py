@@ -173,7 +173,7 @@ def test_settings_that_name_plugins_are_not_read(
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["me/nothing"], "'me/nothing' is not on the Hub, or is private"),
+        (["me/nothing"], "'me/nothing' is no checkpoint of the Hub, or is private"),
         (["me/digits", "--revision", "v9"], "--revision: 'me/digits' has no revision 'v9'"),
         (["tests/nothing"], "tests/nothing: there is no finished run"),
         (["me/weights.pt"], "me/weights.pt: there is no finished run"),

@@ -67,7 +67,7 @@ def test_what_is_in_the_cache_needs_no_network(hub: ModelHub, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("name", "refusal", "message"),
     [
-        ("owner/nothing", None, r"is not on the Hub, or is private.*hf auth login"),
+        ("owner/nothing", None, r"is no checkpoint of the Hub, or is private.*hf auth login"),
         ("owner/net", (403, "GatedRepo"), r"is gated: .*Ask for it.*hf auth login"),
         ("owner/net", (401, ""), r"(refused by the Hub \(status 401\)|or is private)"),
         ("owner/net", (503, ""), r"is not on this machine, and the Hub can't be reached"),
