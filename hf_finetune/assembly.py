@@ -99,6 +99,7 @@ class Workbench:
         if ready and self.keeping is not None:
             collator = self.keeping.equip(split, rows, collator, classifier)
         size = train.per_device_train_batch_size if training else train.per_device_eval_batch_size
+        processes = self.compute.num_processes if training else 1
         return make_loader(
             rows,
             collator,
@@ -107,7 +108,7 @@ class Workbench:
             shuffle=training,
             num_workers=train.dataloader_num_workers,
             partners=partners_for(features, seed, len(rows), training),
-            batches=batches_by_length(rows, features.audio, size, seed, training),
+            batches=batches_by_length(rows, features.audio, size, seed, training, processes),
         )
 
     def make_predictor(self, split: str) -> Predictor:

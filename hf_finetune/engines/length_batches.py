@@ -7,7 +7,6 @@ Lengths come from the files' headers; nothing is decoded.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import ceil
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,7 +30,9 @@ class LengthBatches(Sampler[list[tuple[int, int]]]):
     be smaller: it hands out the batches to the processes in turn, and where they don't come out
     even, the first ones a second time.
 
-    Every epoch has as many batches as any other.
+    Every epoch has as many batches as any other. With several processes, the batches that they take
+    at the same time are the parts of one batch so many times as large: what a step learns from is
+    what a single process would learn from, and no process waits for another's longer clips.
 
     Args:
         lengths: `[N]`, length of each row, in any unit.
@@ -44,6 +45,7 @@ class LengthBatches(Sampler[list[tuple[int, int]]]):
             there are no windows.
         rounding: When `exact`: lengths that round down to the same multiple of this are equal;
             0: equal is equal.
+        num_processes: That take batches in turn.
     """
 
     def __init__(
@@ -56,14 +58,16 @@ class LengthBatches(Sampler[list[tuple[int, int]]]):
         window_batches: int = 50,
         exact: bool = False,
         rounding: float = 0.0,
+        num_processes: int = 1,
     ) -> None:
         self._lengths = np.asarray(lengths, np.float64)
         # What batches go by; the lengths themselves tell how much is padding.
         self._classes = np.floor(self._lengths / rounding) if exact and rounding else self._lengths
-        self._rows = batch_size
+        self._parts = num_processes
+        self._rows = batch_size * num_processes
         self._seed = seed
         self._shuffle = shuffle
-        self._window = window_batches * batch_size
+        self._window = window_batches * self._rows
         self._exact = exact
         self.epoch = 0
 
@@ -72,10 +76,11 @@ class LengthBatches(Sampler[list[tuple[int, int]]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
+        counts = np.array([len(self._lengths)])
         if self._exact:
             counts = np.unique(self._classes, return_counts=True)[1]
-            return int(np.ceil(counts / self._rows).sum())
-        return ceil(len(self._lengths) / self._rows)
+        whole, rest = np.divmod(counts, self._rows)
+        return int((whole * self._parts + np.minimum(rest, self._parts)).sum())
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch = self.epoch
@@ -95,7 +100,12 @@ class LengthBatches(Sampler[list[tuple[int, int]]]):
         ]
         if self._shuffle:
             batches = [batches[number] for number in random.permutation(len(batches))]
-        return batches
+        # Those that are too small for a part each would shift the turns of all that follow.
+        batches.sort(key=lambda batch: len(batch) < self._parts)
+        return [batch[part :: self._parts] for batch in batches for part in self._turns(batch)]
+
+    def _turns(self, batch: NDArray[np.int64]) -> range:
+        return range(min(self._parts, len(batch)))
 
     def describe(self) -> str:
         """How much of a batch is padding, in words for the plan."""
@@ -114,7 +124,12 @@ class LengthBatches(Sampler[list[tuple[int, int]]]):
 
 
 def batches_by_length(
-    split: datasets.Dataset, options: AudioOptions, batch_size: int, seed: int, training: bool
+    split: datasets.Dataset,
+    options: AudioOptions,
+    batch_size: int,
+    seed: int,
+    training: bool,
+    num_processes: int = 1,
 ) -> LengthBatches | None:
     """The batches of a split of sound, or None where rows are taken as they come.
 
@@ -125,6 +140,7 @@ def batches_by_length(
         batch_size: Rows of a batch.
         seed: The run's seed.
         training: Whether to shuffle.
+        num_processes: That take batches in turn.
     """
     if "audio" not in split.column_names or options.batches == "random":
         return None
@@ -139,6 +155,7 @@ def batches_by_length(
         window_batches=options.length_window_batches,
         exact=options.batches == "equal_length",
         rounding=options.length_rounding_seconds,
+        num_processes=num_processes,
     )
 
 

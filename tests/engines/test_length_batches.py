@@ -127,6 +127,28 @@ def test_two_processes_share_the_batches_evenly(how):
     assert dealt[len(everything) :] == everything[: len(dealt) - len(everything)]
 
 
+@pytest.mark.parametrize("how", MODES[:3])
+@pytest.mark.parametrize("rows", [480, 503])
+def test_processes_learn_together_what_one_would_alone(how, rows):
+    """A step of three processes with batches of 4 is a step of one with batches of 12."""
+    lengths = LENGTHS[:rows]
+    alone = sampler(lengths, 12, **how)
+    together = sampler(lengths, 4, num_processes=3, **how)
+    alone.start_epoch(2)
+    together.start_epoch(2)
+    batches = together.order()
+    assert len(batches) == len(together)
+    assert max(map(len, batches)) == 4
+    assert sorted(np.concatenate(batches)) == list(range(rows))
+    whole = [batch for batch in alone.order() if len(batch) >= 3]
+    steps = [batches[start : start + 3] for start in range(0, 3 * len(whole), 3)]
+    for batch, step in zip(whole, steps, strict=True):
+        assert sorted(np.concatenate(step)) == sorted(batch)
+        longest = [lengths[part].max() for part in step]
+        assert np.ptp(longest) <= np.ptp(lengths[batch])
+    assert len(whole) > 10
+
+
 def sound_split(count: int = 40) -> Dataset:
     """Undecoded clips of unequal lengths; there are no files behind them."""
     frames = np.random.default_rng(3).integers(100, 4000, count)
