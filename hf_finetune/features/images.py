@@ -207,8 +207,9 @@ def _finish(
     # Some images at a time, so that what lies between stays in the processor's cache.
     result = memory.empty(len(pixels), made, height, width)
     count = max(1, _BLOCK_PIXELS // (height * width))
+    window = (_middle(size[0], height), _middle(size[1], width))
     for block, finished in zip(torch.split(pixels, count), torch.split(result, count), strict=True):
-        resized = resize(block, *size, settings.resample, whole_levels=whole_levels)
+        resized = resize(block, *size, settings.resample, whole_levels=whole_levels, window=window)
         cropped = _center_crop(resized, height, width)
         torch.mul(cropped, scale, out=finished).add_(offset)
     return result.expand(-1, channels, -1, -1)
@@ -232,6 +233,12 @@ def _target_size(size: tuple[int, int] | int, height: int, width: int) -> tuple[
     if height <= width:
         return size, int(size * width / height)
     return int(size * height / width), size
+
+
+def _middle(side: int, length: int) -> slice:
+    """What `_center_crop` leaves of a side: so much of its middle, or all where it is shorter."""
+    first = max(0, (side - length) // 2)
+    return slice(first, first + length)
 
 
 def _center_crop(pixels: Tensor, height: int, width: int) -> Tensor:

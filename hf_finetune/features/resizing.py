@@ -68,7 +68,21 @@ FILTERS = (Resampling.NEAREST, *_FILTERS)
 """What `resize` knows."""
 
 
-def resize(images: Tensor, height: int, width: int, resample: int, *, whole_levels: bool) -> Tensor:
+Window = tuple[slice, slice]
+"""Rows and columns of an image."""
+
+_ALL: Window = (slice(None), slice(None))
+
+
+def resize(
+    images: Tensor,
+    height: int,
+    width: int,
+    resample: int,
+    *,
+    whole_levels: bool,
+    window: Window = _ALL,
+) -> Tensor:
     """Resizes a batch of images; shrinking widens the filter, so that nothing is skipped.
 
     Args:
@@ -78,24 +92,31 @@ def resize(images: Tensor, height: int, width: int, resample: int, *, whole_leve
         resample: One of `FILTERS`.
         whole_levels: Round each pass to whole levels and clip it to 0…255, as Pillow does with
             8-bit images; otherwise nothing is rounded, as Pillow does with float images.
+        window: What of the result is wanted; the rest is not computed where that saves time.
 
     Returns:
-        float32 `[..., height, width]`; `images` itself where the size is right already.
+        float32 `[..., height, width]`, or the window of that; nothing is copied where the size is
+        right already.
 
     Source:
         Pillow, src/libImaging/Resample.c and (nearest) Geometry.c.
     """
     old_height, old_width = images.shape[-2:]
     if (old_height, old_width) == (height, width):
-        return images
+        return images[..., *window]
+    rows, columns = window
     if resample == Resampling.NEAREST:
-        return images[..., _nearest(old_height, height), :][..., _nearest(old_width, width)]
+        by_rows, by_columns = (
+            _nearest(old_height, height)[rows],
+            _nearest(old_width, width)[columns],
+        )
+        return images[..., by_rows, :][..., by_columns]
     planes = images.reshape(-1, old_height, old_width)
     if whole_levels and old_height * old_width > _LARGEST_PRODUCT:
-        resized = _resize_by_pillow(planes, height, width, resample)
+        resized = _resize_by_pillow(planes, height, width, resample)[..., *window]
     else:
-        resized = _resize_by_products(planes, height, width, resample, whole_levels)
-    return resized.view(*images.shape[:-2], height, width)
+        resized = _resize_by_products(planes, height, width, resample, whole_levels, window)
+    return resized.reshape(*images.shape[:-2], *resized.shape[-2:])
 
 
 def _resize_by_pillow(planes: Tensor, height: int, width: int, resample: int) -> Tensor:
@@ -109,12 +130,20 @@ def _resize_by_pillow(planes: Tensor, height: int, width: int, resample: int) ->
 
 
 def _resize_by_products(
-    planes: Tensor, height: int, width: int, resample: int, whole_levels: bool
+    planes: Tensor, height: int, width: int, resample: int, whole_levels: bool, window: Window
 ) -> Tensor:
     """Resizes `[N, H, W]`, whole or not, as two matrix products."""
     old_height, old_width = planes.shape[-2:]
-    by_rows = _weights(old_height, height, resample, whole_levels)
-    by_columns = _weights(old_width, width, resample, whole_levels)
+    rows, columns = window
+    by_rows, by_columns = None, None  # a side that keeps its size needs no product
+    if old_height == height:
+        planes = planes[:, rows]
+    else:
+        by_rows = _weights(old_height, height, resample, whole_levels)[rows]
+    if old_width == width:
+        planes = planes[..., columns]
+    else:
+        by_columns = _weights(old_width, width, resample, whole_levels)[columns]
     # The order of the passes shows in the rounding. Pillow's was columns first until 13.0 (#9549).
     rows_first = _PILLOW_SAVES_ROWS and old_height - height > max(2 * (old_width - width), 0)
 
@@ -124,9 +153,12 @@ def _resize_by_products(
         block = _multiply_columns(block, by_columns, whole_levels)
         return block if rows_first else _multiply_rows(by_rows, block, whole_levels)
 
-    if torch.float64 not in (by_rows.dtype, by_columns.dtype):
+    weights = [weights for weights in (by_rows, by_columns) if weights is not None]
+    if all(one.dtype != torch.float64 for one in weights):
         return resize_block(planes)
     # float64 in blocks that stay in the cache: fresh memory would cost more than the products.
+    height = planes.shape[-2] if by_rows is None else len(by_rows)
+    width = planes.shape[-1] if by_columns is None else len(by_columns)
     resized = torch.empty(len(planes), height, width)
     block_size = max(1, _BLOCK_PIXELS // (height * width))
     for block, result in zip(
@@ -136,14 +168,14 @@ def _resize_by_products(
     return resized
 
 
-def _multiply_columns(planes: Tensor, weights: Tensor, whole_levels: bool) -> Tensor:
-    if planes.shape[-1] == len(weights):
+def _multiply_columns(planes: Tensor, weights: Tensor | None, whole_levels: bool) -> Tensor:
+    if weights is None:
         return planes
     return _multiply(planes.to(weights.dtype), weights.T.expand(len(planes), -1, -1), whole_levels)
 
 
-def _multiply_rows(weights: Tensor, planes: Tensor, whole_levels: bool) -> Tensor:
-    if planes.shape[-2] == len(weights):
+def _multiply_rows(weights: Tensor | None, planes: Tensor, whole_levels: bool) -> Tensor:
+    if weights is None:
         return planes
     return _multiply(weights.expand(len(planes), -1, -1), planes.to(weights.dtype), whole_levels)
 

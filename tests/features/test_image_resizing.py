@@ -82,3 +82,16 @@ def test_every_filter_of_the_models_at_hand_is_known():
         "BICUBIC",
         "LANCZOS",
     }
+
+
+@pytest.mark.parametrize("resample", FILTERS)
+@pytest.mark.parametrize("whole_levels", [True, False])
+@pytest.mark.parametrize("old", [(28, 28), (28, 20), (20, 36), (90, 70)])
+def test_a_window_is_what_a_crop_leaves(resample, whole_levels, old):
+    images = torch.randint(0, 256, (2, 3, *old), generator=torch.Generator().manual_seed(0)).float()
+    window = (slice(3, 31), slice(8, 28))  # 28 rows: as many as some images had before
+    whole = resize(images, 36, 36, resample, whole_levels=whole_levels)
+    part = resize(images, 36, 36, resample, whole_levels=whole_levels, window=window)
+    assert part.shape == (2, 3, 28, 20)
+    assert torch.equal(part, whole[..., 3:31, 8:28]) or not whole_levels
+    assert torch.allclose(part, whole[..., 3:31, 8:28], atol=1e-3)
