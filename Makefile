@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+TRACKERS := $(VENV)/trackers
 CONFIG ?= configs/corrupt_mnist_sample.yaml
 
-.PHONY: finetune test test-slow test-all check benchmark clean
+.PHONY: finetune test test-slow test-all test-trackers check benchmark clean
 
 # Train the CNN on the real digits of samples/, and print its test accuracy.
 finetune: $(READY)
@@ -19,6 +20,12 @@ test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
 
 test-all: test test-slow
+
+# Every tracker beside Comet with its own client, in an environment of its own: what the clients of
+# MLflow, Trackio and W&B need would move other packages in $(VENV). None may be left out.
+test-trackers: $(TRACKERS)/.ready
+	HF_FINETUNE_ALL_TRACKERS=1 $(TRACKERS)/bin/python -m pytest \
+	  $(patsubst %,tests/trackers/test_%.py,trackers tensorboard trackio wandb mlflow)
 
 check: $(READY)
 	$(BIN)/ruff format --check .
@@ -52,6 +59,14 @@ $(READY): pyproject.toml $(BIN)/python
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  --config-settings editable_mode=compat --editable '.[dev]'
 	@touch $(READY)
+
+$(TRACKERS)/.ready: $(READY)
+	@echo "Setting up $(TRACKERS) (once; a few minutes)…"
+	@$(BIN)/python -m venv $(TRACKERS) || uv venv --seed --clear --python $(BIN)/python $(TRACKERS)
+	@$(TRACKERS)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --config-settings editable_mode=compat \
+	  --editable '.[dev,tensorboard,trackio,wandb,mlflow]'
+	@touch $(TRACKERS)/.ready
 
 clean:
 	rm -rf $(VENV) *.egg-info

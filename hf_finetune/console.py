@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 import time
@@ -59,6 +60,7 @@ class Console:
             f"macro-F1 {record['validation/macro_f1']:.4f}",
             f"{record['seconds']:6.1f} s",
             "best" if record["is_best"] else "",
+            "stopped early" if record.get("stopped_early") else "",
         ]
         self._say("  ".join(parts).rstrip())
 
@@ -108,13 +110,19 @@ def format_scores(split: str, scores: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def format_result(run: Path, metrics: Mapping[str, Any], file: str = "IMAGE.png") -> str:
+def format_result(
+    run: Path,
+    metrics: Mapping[str, Any],
+    file: str = "IMAGE.png",
+    places: Mapping[str, str] | None = None,
+) -> str:
     """The table at the end: what came out, where it lies, and what to type next.
 
     Args:
         run: The run directory.
         metrics: As in metrics.json.
         file: What stands for a file to predict.
+        places: Where the run can be looked at, by tracker.
     """
     validation = metrics["validation"]
     return format_table(
@@ -122,12 +130,24 @@ def format_result(run: Path, metrics: Mapping[str, Any], file: str = "IMAGE.png"
             **format_scores("test", metrics["test"]),
             "validation": f"accuracy {validation['accuracy']:.2%}, macro-F1 "
             f"{validation['macro_f1']:.4f}; it chose the weights of step {metrics['best_step']}",
-            "training": f"{metrics['steps']} steps in {metrics['train_seconds']:.1f} s",
+            "training": f"{metrics['steps']} steps in {metrics['train_seconds']:.1f} s"
+            + _format_early_stop(metrics),
             "run directory": str(run),
             **({"curves": str(run / "curves.png")} if (run / "curves.png").exists() else {}),
-            "type next": f"{find_command()} predict {run} {file}",
+            **(places or {}),
+            "type next": show_command("predict", str(run), file),
         }
     )
+
+
+def _format_early_stop(metrics: Mapping[str, Any]) -> str:
+    early = metrics.get("stopped_early")
+    return f"; stopped early, at epoch {early['epoch']:.4g}: {early['reason']}" if early else ""
+
+
+def show_command(*words: str) -> str:
+    """What to type: the command line with these words, quoted where a shell needs it."""
+    return f"{find_command()} {shlex.join(words)}"
 
 
 def find_command() -> str:
@@ -137,4 +157,4 @@ def find_command() -> str:
         return "hf-finetune"
     if command.is_relative_to(Path.cwd()):
         command = command.relative_to(Path.cwd())
-    return str(command)
+    return shlex.quote(str(command))

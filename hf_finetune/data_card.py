@@ -15,7 +15,8 @@ import yaml
 from datasets import DatasetInfo
 from datasets.info import DatasetInfosDict
 from datasets.splits import SplitDict, SplitInfo
-from huggingface_hub import DatasetCardData
+from datasets.utils.metadata import MetadataConfigs
+from huggingface_hub import DatasetCard, DatasetCardData
 
 from hf_finetune import __version__
 from hf_finetune.data import LoadedData
@@ -23,6 +24,7 @@ from hf_finetune.data.division import key_columns, read_labels
 from hf_finetune.data.leaks import find_overlaps
 from hf_finetune.data.parquet_files import FOLDER, WrittenSplit
 from hf_finetune.data.tables import distinct_values
+from hf_finetune.hub.card import MARKER
 
 _MOST_CLASSES = 100  # of which the card has a row each
 
@@ -70,7 +72,24 @@ def write_card(data: LoadedData, written: Mapping[str, WrittenSplit], facts: Car
         f"Splits: {_end(data.split_description)} "
         f"Fingerprint of rows and splits: `{data.fingerprint}`.",
     ]
-    return f"---\n{head.to_yaml()}\n---\n\n" + "\n\n".join(filter(None, parts)) + "\n"
+    return f"---\n{head.to_yaml()}\n---\n{MARKER}\n\n" + "\n\n".join(filter(None, parts)) + "\n"
+
+
+def renew_metadata(card: str, fresh: str) -> str:
+    """A card whose metadata say of the files what another card says; all else stays as it is.
+
+    Args:
+        card: Somebody's own.
+        fresh: One that `write_card` wrote.
+
+    Raises:
+        ValueError: The metadata are none that the datasets library reads; so do KeyError and
+            yaml.YAMLError.
+    """
+    own, new = DatasetCard(card), DatasetCard(fresh)
+    for kind in (DatasetInfosDict, MetadataConfigs):  # both keep what is said of other subsets
+        kind.from_dataset_card_data(new.data).to_dataset_card_data(own.data)
+    return str(own)
 
 
 def _make_metadata(

@@ -21,10 +21,15 @@ import yaml
 from hf_finetune.config import RunConfig
 from hf_finetune.data import LoadedData, load_data
 from hf_finetune.errors import UserError
-from hf_finetune.hub import HubError, is_repo_id
+from hf_finetune.hub import MAIN, HubError, is_repo_id
 
 if TYPE_CHECKING:
     from hf_finetune.data_card import CardFacts
+
+_OWN_CARD = (
+    "its card is a text of your own, and was left as it is but for what its head says of the files;"
+    " delete README.md there and push again for a fresh one"
+)
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class Publication:
     Attributes:
         repo_id: `owner/name` on the Hub, or None.
         folder: A new folder on this machine, or None.
-        private: Whether a repository that is made is private.
+        private: Whether a repository that is made is private; None is yes.
         revision: Branch to push to; None is `main`.
         license: As the Hub calls it (`cc-by-4.0`).
         languages: ISO 639 codes of what is spoken or written in it.
@@ -43,7 +48,7 @@ class Publication:
 
     repo_id: str | None = None
     folder: Path | None = None
-    private: bool = False
+    private: bool | None = None
     revision: str | None = None
     license: str | None = None
     languages: Sequence[str] = ()
@@ -78,7 +83,9 @@ def publish_data(config: RunConfig, publication: Publication) -> str:
         size = sum(file.stat().st_size for file in written.rglob("*") if file.is_file())
         lines = [f"{written}: written"] if publication.folder is not None else []
         if publication.repo_id is not None:
+            keeps_card = _keep_own_card(written, publication)
             lines.append(f"{publication.repo_id}: pushed, {_push(written, publication)}")
+            lines += [_OWN_CARD] * keeps_card
     counts = ", ".join(f"{name} {len(split):,}" for name, split in data.splits.items())
     lines.append(f"examples: {counts}; {size / 1e6:,.1f} MB")
     unused = sum(map(len, data.unused))
@@ -87,7 +94,7 @@ def publish_data(config: RunConfig, publication: Publication) -> str:
         left += [f"{len(data.skipped):,} bad examples"] * bool(data.skipped)
         lines.append(f"left out: {' and '.join(left)}")
     lines += [f"warning: {text}" for text in data.warnings]
-    if publication.license is None:
+    if publication.license is None and _OWN_CARD not in lines:
         lines.append("its card names no license; say which with --license, such as cc-by-4.0")
     return "\n".join([*lines, f"read it with: {_format_section(section)}"])
 
@@ -100,8 +107,8 @@ def _check(publication: Publication) -> None:
             "push-data: there is nowhere to publish to. Name a repository of the Hub with "
             "--repo-id owner/name, a new folder with --to DIR, or both."
         )
-    if repo_id is None and (publication.private or publication.revision is not None):
-        flag = "--private" if publication.private else "--revision"
+    if repo_id is None and (publication.private is not None or publication.revision is not None):
+        flag = {None: "--revision", True: "--private", False: "--no-private"}[publication.private]
         raise UserError(f"{flag}: it is for a repository of the Hub. Name one with --repo-id.")
     if repo_id is not None and not is_repo_id(repo_id):
         raise UserError(
@@ -134,7 +141,7 @@ def _check_rights(publication: Publication) -> None:
         with quiet_hub(show_bars=False):
             check_access(
                 str(publication.repo_id),
-                private=publication.private,
+                private=publication.private is not False,
                 revision=publication.revision,
                 repo_type="dataset",
                 where="--repo-id",
@@ -232,12 +239,57 @@ def _format_section(section: dict[str, Any]) -> str:
     return f"data: {text.strip()}"
 
 
+def _keep_own_card(folder: Path, publication: Publication) -> bool:
+    """Puts the card that lies on the Hub in place of the folder's, where it is somebody's own.
+
+    Of its metadata, those about the files become what the files are: what is wrong there keeps the
+    data set from being read.
+
+    Returns:
+        Whether it was somebody's own.
+    """
+    from huggingface_hub import HfApi
+
+    from hf_finetune.data_card import renew_metadata
+    from hf_finetune.hub.access import network_errors, persist, quiet_hub
+    from hf_finetune.hub.push import CARD, is_own_card, read_card
+
+    repo_id, revision = str(publication.repo_id), publication.revision or MAIN
+    api = HfApi()
+    try:
+        with quiet_hub(show_bars=False):
+            there = persist(
+                lambda: api.list_repo_files(repo_id, revision=revision, repo_type="dataset")
+            )
+            text = read_card(api, repo_id, revision, "dataset") if CARD in there else ""
+            if not text or not is_own_card(text):
+                return False
+            card = renew_metadata(text, (folder / CARD).read_text(encoding="utf-8"))
+    except network_errors() as error:
+        raise _refused(error, publication) from error
+    except (ValueError, KeyError, yaml.YAMLError) as error:
+        raise HubError(
+            f"--repo-id: {repo_id!r} has a card of your own whose head can't be read "
+            f"({' '.join(str(error).split())}). Mend or delete README.md there; then type again: "
+            f"{publication.command}"
+        ) from error
+    (folder / CARD).write_text(card, encoding="utf-8")
+    return True
+
+
+def _refused(error: Exception, publication: Publication) -> HubError:
+    from hf_finetune.hub.access import explain
+
+    told = f"--repo-id: {publication.repo_id!r} {explain(error)}"
+    return HubError(_add_command(told, publication))
+
+
 def _push(folder: Path, publication: Publication) -> str:
     """Makes one commit of the folder; where it can be seen."""
     from huggingface_hub import HfApi
 
     from hf_finetune.data.parquet_files import FOLDER
-    from hf_finetune.hub.access import explain, network_errors, persist, quiet_hub
+    from hf_finetune.hub.access import network_errors, persist, quiet_hub
 
     repo_id = str(publication.repo_id)
     try:
@@ -253,8 +305,7 @@ def _push(folder: Path, publication: Publication) -> str:
                 )
             )
     except network_errors() as error:
-        told = f"--repo-id: {repo_id!r} {explain(error)}"
-        raise HubError(_add_command(told, publication)) from error
+        raise _refused(error, publication) from error
     except ValueError as error:  # the Hub doesn't take the card's head
         raise HubError(
             f"--repo-id: {repo_id!r} refuses the card ({' '.join(str(error).split())}). Look at "

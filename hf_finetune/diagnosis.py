@@ -135,7 +135,7 @@ def _describe_repair() -> str:
 
 
 def _has_comet_key() -> bool:
-    if os.environ.get("COMET_API_KEY"):
+    if os.environ.get("COMET_API_KEY", "").strip():
         return True
     places = [os.environ.get("COMET_CONFIG", ""), ".comet.config", "~/.comet.config"]
     files = [Path(place).expanduser() for place in places if place]

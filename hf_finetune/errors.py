@@ -14,6 +14,16 @@ class UserError(Exception):
     The command line prints it as one line and exits with 2. Anything else keeps its traceback.
     """
 
+    def __str__(self) -> str:
+        """The message alone, where torch has brought the error out of a worker process.
+
+        It makes a new one then, whose message is the worker's traceback; the last line of that
+        begins with the error's own name.
+        """
+        text, own_name = super().__str__(), f"{type(self).__module__}.{type(self).__qualname__}: "
+        is_brought = text.startswith("Caught ") and own_name in text
+        return text.rpartition(own_name)[2].strip() if is_brought else text
+
 
 class ConfigError(UserError):
     """Everything that is wrong with one configuration, collected.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_finetune.config import RunConfig, load_config
 from hf_finetune.config.yaml_text import read_file, read_yaml
-from hf_finetune.console import format_columns
+from hf_finetune.console import format_columns, show_command
 from hf_finetune.errors import DataError, ModelError, UserError
 from hf_finetune.features import FeatureOptions, takes_sound
 from hf_finetune.hub import TRAINING_CONFIG
@@ -64,7 +64,7 @@ def resolve_model(
     if not run.model.is_dir():
         raise UserError(
             f"{run.path}: the run has no {MODEL}/; its status is {run.status['status']}. "
-            f"Go on with it: hf-finetune train --resume {run.path}"
+            f"Go on with it: {show_command('train', '--resume', str(run.path))}"
         )
     return run.model, config or load_config(run.path / "config.yaml", overrides)
 

@@ -12,20 +12,23 @@ from hf_finetune.engines.length_batches import LengthBatches
 from hf_finetune.engines.optimization import parameter_groups
 from hf_finetune.engines.options import ScheduleOptions
 from hf_finetune.features.audio_options import describe_audio_options
+from hf_finetune.hub import describe_hub
 from hf_finetune.trackers import describe_trackers
 
 
-def plan_run(bench: Workbench, job: TrainingJob, run: Path) -> dict[str, str]:
+def plan_run(bench: Workbench, job: TrainingJob, run: Path, resumption: str = "") -> dict[str, str]:
     """The plan by topic, in words.
 
     Args:
         bench: What the configuration names.
         job: The training run.
         run: The run directory.
+        resumption: Where a run goes on, and what is set otherwise this time.
     """
     config = bench.config
     plan = {
         "run": f"{run}  (seed {config.seed})",
+        **({"resumed": resumption} if resumption else {}),
         "data": _describe_data(bench),
         "leaks": describe_leaks(bench.data),
         "model": _describe_model(bench),
@@ -35,6 +38,9 @@ def plan_run(bench: Workbench, job: TrainingJob, run: Path) -> dict[str, str]:
         "training": _describe_training(bench, job),
         "trackers": describe_trackers(config.trackers, config.tracking),
     }
+    hub = describe_hub(config.hub)
+    if hub is not None:
+        plan["hub"] = hub
     for number, warning in enumerate(bench.warnings, start=1):
         plan[f"warning {number}"] = warning
     return plan

@@ -45,6 +45,18 @@ def test_every_benchmark_is_listed():
         assert (f"benchmarks/{name}.py" in makefile) == (name not in NEEDS)
 
 
+@pytest.mark.parametrize("name", TABLES)
+def test_the_page_shows_its_last_figures(name: str):
+    page = (FOLDER / "README.md").read_text(encoding="utf-8")
+    section = re.search(rf"^## {name}\.py, 20\d\d-\d\d-\d\d\n(.*?)(?=^## |\Z)", page, re.M | re.S)
+    assert section is not None
+    assert "torch " in section[1].strip().splitlines()[0]  # with hardware and versions
+    tables = read_tables(section[1])
+    assert len(tables) == len(TABLES[name])
+    for table, column in zip(tables, TABLES[name], strict=True):
+        assert column in table[0]
+
+
 @pytest.mark.parametrize(
     "name",
     [

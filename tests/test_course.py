@@ -24,6 +24,7 @@ import pytest
 import torch
 from pages import ROOT, Example, copy_checkout, examples, find_difference, without_comment
 from PIL import Image
+from servers.comet import serve_comet
 
 from hf_finetune.cli import main
 from hf_finetune.runs.environment import describe_environment
@@ -31,7 +32,9 @@ from hf_finetune.runs.environment import describe_environment
 COURSE = ROOT / "docs" / "course"
 PAGE = (ROOT / "docs" / "course.md").read_text(encoding="utf-8")
 EXAMPLES = examples(PAGE)
-SLOW, REFUSED, VARYING = "minute", "refused", "differ"  # what a command's comment may speak of
+# What a command's comment may speak of.
+SLOW, REFUSED, VARYING = "minute", "refused", "differ"
+KEYED, STOPPED = "with a key", "Ctrl-C"
 EXERCISES = (*range(1, 19), *range(20, 24))
 LATER = (19,)
 
@@ -88,9 +91,23 @@ def _run_file(words: list[str]) -> int:
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("course")
-    for name in ("configs", "docs", "samples", ".vscode"):
+    for name in ("configs", "docs", "examples", "samples", ".vscode"):
         (folder / name).symlink_to(ROOT / name)
     return folder
+
+
+@contextlib.contextmanager
+def account(example: Example) -> Iterator[None]:
+    """A Comet on this machine, with a key to it, where the page wants one."""
+    if not speaks_of(example, KEYED):
+        yield
+        return
+    with serve_comet() as comet, pytest.MonkeyPatch.context() as patch:
+        comet.keys.add("n0tArealKey0fAnyb0dy12345")
+        patch.setenv("COMET_API_KEY", *comet.keys)
+        patch.setenv("COMET_URL_OVERRIDE", comet.address)
+        yield
+        assert len(comet.experiments) == 1
 
 
 @pytest.fixture(scope="module")
@@ -100,10 +117,11 @@ def outputs(workspace: Path) -> dict[Example, str]:
     with contextlib.chdir(workspace):
         for example in QUICK:
             printed = ""
-            for command in example.commands:
-                status, text = run_here(command)
-                assert status == (2 if REFUSED in command else 0), f"{command}\n{text}"
-                printed += text
+            with account(example):
+                for command in example.commands:
+                    status, text = run_here(command)
+                    assert status == (2 if REFUSED in command else 0), f"{command}\n{text}"
+                    printed += text
             found[example] = printed
     return found
 
@@ -228,7 +246,8 @@ def test_slow_commands_print_what_the_page_quotes(example: Example, checkout: Pa
             text=True,
             check=False,
         )
-        assert done.returncode == 0, f"{command}\n{done.stdout}"
+        expected = 124 if STOPPED in command else 0  # what `timeout` says of it
+        assert done.returncode == expected, f"{command}\n{done.stdout}"
         printed += done.stdout
     line = difference(example, printed)
     assert line is None, f"not printed: {line}\n{printed}"

@@ -45,6 +45,8 @@ class Progress:
         step: Optimiser steps taken.
         should_stop: Whether the engine is to stop before the next step.
         best_step: Steps after which the best evaluation was made.
+        stopped_early: Where patience ended the run before its last step: `step`, `epoch` and
+            `reason`, in words; None where it didn't.
         seconds: Time spent in training steps, evaluations left out.
     """
 
@@ -54,6 +56,7 @@ class Progress:
         self.step = 0
         self.should_stop = False
         self.best_step: int | None = None
+        self.stopped_early: dict[str, Any] | None = None
         self._best_value: float | None = None
         self._reference: float | None = None  # what early stopping compares with
         self._stale_evaluations = 0
@@ -83,6 +86,7 @@ class Progress:
             self._num_evaluations = saved["num_evaluations"]
             self._num_records, self.seconds = saved["num_records"], saved["seconds"]
             self.should_stop = saved["should_stop"]
+            self.stopped_early = saved.get("stopped_early")  # older checkpoints don't say
             # The evaluation that the checkpoint belongs to is logged after it: say it now.
             self._log(saved["evaluation"])
         self._tell_epoch()
@@ -140,6 +144,8 @@ class Progress:
         is_epoch_end = self.step % length.steps_per_epoch == 0
         if self.step % train.logging_steps == 0 or is_epoch_end or is_last:
             self._log_training(grad_norm, learning_rates)
+        elif self.step == 1:  # of one step the loss is noise, but a schedule begins here
+            self._log({"step": 1, "epoch": self._epoch(), **learning_rates})
         if train.eval_steps is not None and self.step % train.eval_steps == 0:
             self._evaluate()
         self._tell_epoch()
@@ -224,6 +230,7 @@ class Progress:
             "train/loss_since_evaluation": float(self._epoch_loss_sum / self._epoch_weight_sum),
             **{f"validation/{name}": float(scores[name]) for name in self.job.train.metrics},
             "is_best": is_best,
+            **({"stopped_early": True} if self.stopped_early else {}),
             "seconds": self.seconds,
         }
         self._epoch_loss_sum = self._epoch_weight_sum = 0.0
@@ -245,8 +252,15 @@ class Progress:
         else:
             self._stale_evaluations += 1
         patience = train.early_stopping_patience
-        if patience is not None and self._stale_evaluations >= patience:
+        is_spent = patience is not None and self._stale_evaluations >= patience
+        if is_spent and not self.should_stop:  # which the last step has set already
             self.should_stop = True
+            self.stopped_early = {
+                "step": self.step,
+                "epoch": self._epoch(),
+                "reason": f"validation/{train.metric_for_best_model} was no better in {patience} "
+                f"evaluation{'s' * (patience != 1)}",
+            }
 
     def _write_checkpoint(self, folder: Path, is_best: bool, record: Record) -> None:
         """Best weights first, then the checkpoint that names them, then what it makes needless."""
@@ -291,6 +305,7 @@ class Progress:
             "num_records": self._num_records,
             "seconds": self.seconds,
             "should_stop": self.should_stop,
+            "stopped_early": self.stopped_early,
             "num_processes": self.accelerator.num_processes,
             "steps_per_epoch": self.job.length.steps_per_epoch,
             "unlogged": [float(self._loss_sum), float(self._weight_sum), int(self._examples)],

@@ -81,6 +81,21 @@ class HubOptions(Section):
         return value
 
 
+def describe_hub(options: HubOptions) -> str | None:
+    """Where a run is pushed to and when, for its plan; None where it isn't."""
+    if options.repo_id is None:
+        return None
+    branch = f" (branch {options.revision})" if options.revision not in (None, MAIN) else ""
+    # One that is there stays as it is, which may be public.
+    seen = "private if new" if options.private else "public if new"
+    when = {
+        "end": "at the end",
+        "best": "at each new best evaluation and at the end",
+        "every_save": "at each checkpoint and at the end",
+    }
+    return f"{options.repo_id}{branch}, {seen}, {when[options.when]}"
+
+
 def is_repo_id(text: str) -> bool:
     """Whether a text has the form of a repository's name, `owner/name`."""
     return _REPO_ID.fullmatch(text) is not None and "--" not in text and not text.endswith(".git")

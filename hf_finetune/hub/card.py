@@ -158,15 +158,33 @@ def _describe_data(record: RunRecord) -> str:
     sizes = re.search(r"train ([\d,]+), validation ([\d,]+), test ([\d,]+)", told)
     rows = []
     if sizes is not None:
-        uses = ("training", "choosing the weights", "scored once, at the end")
-        rows = list(zip(("train", "validation", "test"), sizes.groups(), uses, strict=True))
+        uses = ("training", *_say_uses(record))
+        names = ("train", "validation", "held out" if record.shared_examples else "test")
+        rows = list(zip(names, sizes.groups(), uses, strict=True))
     table = _format_table(("split", "examples", "used for"), rows) + "\n\n" if rows else ""
     # Which groups were held out is nobody's business: they may be people.
     split = re.sub(r" \([^()]*\)", "", told.partition("; ")[2])
-    leaks = record.plan.get("leaks", "not known")
+    verdict, _, reason = record.plan.get("leaks", "not known").partition(": ")
+    overlap = f"{verdict} ({reason})" if reason else verdict.replace("the warnings", "the limits")
     return (
-        f"## Data and split\n\n{table}{_sentence(split)}Group overlap between the splits: {leaks}."
+        f"## Data and split\n\n{table}{_sentence(split)}"
+        f"Group overlap between the splits: {overlap}."
     )
+
+
+def _say_uses(record: RunRecord) -> tuple[str, str]:
+    """What validation and test were used for."""
+    validation, test = "choosing the weights", "scored once, at the end"
+    if not _has_chosen(record):
+        validation = "scored once: there was nothing to choose"
+    if record.shared_examples:
+        test = f"scored at the end; {record.shared_examples:,} of them stand in validation too"
+    return validation, test
+
+
+def _has_chosen(record: RunRecord) -> bool:
+    """Whether there was more than one evaluation to choose the weights from."""
+    return record.metrics is None or record.num_evaluations != 1
 
 
 def _show_results(record: RunRecord) -> str:
@@ -180,23 +198,31 @@ def _show_results(record: RunRecord) -> str:
         cells += [f"{scores[key]:.4f}" for key in ("macro_f1", "weighted_f1", "loss")]
         rows.append((name, *cells, f"{scores['num_examples']:,}"))
     header = ("split", "accuracy", "95 % interval", "macro F1", "weighted F1", "loss", "examples")
-    chosen = (
-        f"validation chose the weights (best {metrics['metric_for_best_model']}, step "
-        f"{metrics['best_step']:,} of {metrics['steps']:,}), so its score is a little too good"
-    )
-    if shared:
-        verdict = (
-            f"{shared:,} of the examples held out stand in validation too: they helped to choose "
-            "the weights, and there is no independent test of this model"
-        )
-    else:
-        verdict = "the test split chose nothing"
     lines = [f"## Results\n\n{_format_table(header, rows)}"]
     f1_interval = _interval(metrics["test"], "macro_f1", "{:.4f}")
     if f1_interval and not shared:
         lines.append(f"95 % interval of the test macro F1: {f1_interval}.")
-    lines.append(f"{_capital(verdict)}; {chosen}. Accuracy intervals are Wilson's.")
+    lines.append(f"{_say_choice(record)}. Accuracy intervals are Wilson's.")
     return "\n\n".join(lines)
+
+
+def _say_choice(record: RunRecord) -> str:
+    """Which splits chose the weights, and so what their scores are worth."""
+    metrics, shared = record.metrics or {}, record.shared_examples
+    step = f"step {metrics['best_step']:,} of {metrics['steps']:,}"
+    if _has_chosen(record):
+        chosen = (
+            f"validation chose the weights (best {metrics['metric_for_best_model']}, {step}), so "
+            "its score can be too good"
+        )
+        helped = ": they helped to choose the weights, so this model has no independent test"
+    else:
+        chosen = f"there was one evaluation (at {step}), so validation had nothing to choose"
+        helped = ", so that there is no test beside it"
+    verdict = "The test split chose nothing"
+    if shared:
+        verdict = f"{shared:,} of the examples held out stand in validation too{helped}"
+    return f"{verdict}; {chosen}"
 
 
 def _interval(scores: Mapping[str, Any], metric: str, style: str) -> str:
@@ -255,7 +281,7 @@ def _list_limits(record: RunRecord, model: ModelFacts) -> str:
         limits.append(
             f"Few {split} examples (under {_FEW_EXAMPLES}) of {named}: their numbers are rough."
         )
-    limits += [f"{_capital(warning)}." for warning in record.warnings]
+    limits += [f"{_escape(_capital(limit)).rstrip('.')}." for limit in record.limits]
     return "## Limits\n\n" + "\n".join(f"- {limit}" for limit in limits)
 
 
@@ -273,6 +299,9 @@ def _describe_training(record: RunRecord) -> str:
     packages = {"hf_finetune": environment.get("hf_finetune"), **environment.get("packages", {})}
     versions = {"python": environment.get("python"), **packages}
     rows["versions"] = ", ".join(f"{name} {number}" for name, number in versions.items() if number)
+    if environment.get("git"):
+        changed = ", which had uncommitted changes" * bool(environment["git"]["is_dirty"])
+        rows["commit"] = f"{environment['git']['commit']} of the folder it ran in{changed}"
     table = _format_table(("", ""), [(topic, _escape(text)) for topic, text in rows.items()])
     numbers = ", every number in [metrics.json](metrics.json)" * (record.metrics is not None)
     settings = "Every setting stands in [training_config.yaml](training_config.yaml)"
@@ -300,6 +329,8 @@ def _escape(text: str) -> str:
 
 
 def _capital(text: str) -> str:
+    if re.match(r"\w+[._]\w", text):  # a setting, a file
+        return text
     return text[:1].upper() + text[1:]
 
 

@@ -18,7 +18,7 @@ from hf_finetune.config.yaml_text import write_yaml
 from hf_finetune.hub import MAIN, TRAINING_CONFIG, HubError, HubOptions
 from hf_finetune.hub.card import ModelFacts, write_card
 from hf_finetune.hub.record import RunRecord
-from hf_finetune.runs.run_dir import METRICS
+from hf_finetune.runs.run_dir import METRICS, format_json
 
 if TYPE_CHECKING:
     from hf_finetune.models import Classifier
@@ -75,7 +75,7 @@ def fill_folder(
     text = _HEADER + write_yaml(record.settings)
     (folder / TRAINING_CONFIG).write_text(text, encoding="utf-8")
     if record.metrics is not None:
-        text = json.dumps(record.metrics, indent=1) + "\n"
+        text = format_json(record.metrics) + "\n"
         (folder / METRICS).write_text(text, encoding="utf-8")
     for picture in record.pictures:
         shutil.copyfile(picture, folder / picture.name)

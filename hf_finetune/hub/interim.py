@@ -6,7 +6,6 @@ Place: a listener of the engines on the main process, for `hub.when: best` and `
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from hf_finetune.hub.access import quiet_hub
 from hf_finetune.hub.contents import fill_folder
 from hf_finetune.hub.push import upload
 from hf_finetune.hub.record import read_record
+from hf_finetune.runs.environment import remove_secrets
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -45,7 +45,8 @@ def interim_pushes(run: RunDir, bench: Workbench) -> Iterator[tuple[InterimPushe
 class InterimPushes:
     """Pushes the weights of a new best evaluation, or of a checkpoint, as they lie on the disk.
 
-    One push at a time: what comes meanwhile is left out, since a later one replaces it anyway.
+    One push at a time: what comes meanwhile is left out, since a later one replaces it anyway. One
+    that fails is a warning of the run, whatever the reason.
 
     Args:
         run: The run.
@@ -55,7 +56,7 @@ class InterimPushes:
     def __init__(self, run: RunDir, bench: Workbench) -> None:
         self._run, self._bench, self._options = run, bench, bench.config.hub
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="push")
-        self._going: Future[None] | None = None
+        self._going: tuple[int, Future[None]] | None = None
 
     def on_step(self, step: int, loss: Tensor, model: nn.Module) -> None:
         """Nothing: weights are pushed at evaluations."""
@@ -63,27 +64,45 @@ class InterimPushes:
     def on_record(self, record: Mapping[str, float | int | bool]) -> None:
         """Pushes the weights that an evaluation was made with, where they are due."""
         weights = self._find_weights(record)
-        if weights is None or (self._going is not None and not self._going.done()):
+        if weights is None or (self._going is not None and not self._going[1].done()):
             return
+        self._hear()
         step = int(record["step"])
         try:
             folder = self._fill(weights, record)
-        except (UserError, OSError) as error:  # a full disk: no reason to stop training
-            print(f"warning: step {step} is not pushed: {error}", file=sys.stderr)
+        except Exception as error:  # a full disk, say: no reason to stop training
+            self._warn(step, error)
         else:
-            self._going = self._thread.submit(self._upload, folder, step)
+            self._going = (step, self._thread.submit(self._upload, folder, step))
+
+    def _hear(self) -> None:
+        """Says what became of the last push; by the thread that trains, which writes the record."""
+        if self._going is None:
+            return
+        step, future = self._going
+        self._going, error = None, future.exception()
+        if error is not None:
+            self._warn(step, error)
+
+    def _warn(self, step: int, error: BaseException) -> None:
+        told = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        self._run.warn(f"step {step} is not pushed: {remove_secrets(told)}")
 
     def _fill(self, weights: Path, record: Mapping[str, float | int | bool]) -> Path:
         """A folder with what is pushed: the checkpoint may be gone before the upload begins."""
         folder = Path(mkdtemp(prefix="hf_finetune_push_"))
-        fill_folder(
-            folder,
-            read_record(self._run),
-            self._bench.classifier,
-            weights,
-            self._options,
-            record,
-        )
+        try:
+            fill_folder(
+                folder,
+                read_record(self._run),
+                self._bench.classifier,
+                weights,
+                self._options,
+                record,
+            )
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         return folder
 
     def _find_weights(self, record: Mapping[str, float | int | bool]) -> Path | None:
@@ -100,11 +119,10 @@ class InterimPushes:
         try:
             with quiet_hub(show_bars=False):
                 upload(folder, self._options, f"{self._run.title}, step {step}")
-        except UserError as error:
-            print(f"warning: step {step} is not pushed: {error}", file=sys.stderr)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
     def finish(self) -> None:
         """Waits for the push that is under way; the run's own push comes after it."""
         self._thread.shutdown(wait=True)
+        self._hear()

@@ -84,7 +84,7 @@ def write_metadata(
         metrics=["accuracy", "f1"],
         model_name=repo_id.partition("/")[2] if results else None,
         pipeline_tag=task,
-        tags=[task, "hf_finetune"],
+        tags=["hf_finetune"],
         eval_results=results or None,
     )
     return card.to_yaml()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatch
@@ -46,6 +47,7 @@ class Pushed:
         commit: The branch's commit after the push.
         url: The repository's page.
         keeps_card: Whether the repository has a card of somebody's own, which was left as it is.
+        license: Of the weights, as the card names it; None where nobody has said.
     """
 
     repo_id: str
@@ -53,6 +55,7 @@ class Pushed:
     commit: str
     url: str
     keeps_card: bool
+    license: str | None = None
 
 
 def check_hub(config: RunConfig) -> None:
@@ -97,6 +100,8 @@ def push_run(
     *,
     revision: str | None = None,
     private: bool | None = None,
+    model_license: str | None = None,
+    options: HubOptions | None = None,
     show_bars: bool = False,
 ) -> Pushed:
     """Pushes a finished run: weights, processor, settings, card, curves, confusion matrix.
@@ -108,6 +113,8 @@ def push_run(
         repo_id: `owner/name`; by default that of the run's configuration.
         revision: Branch; by default that of the configuration, or `main`.
         private: Whether a repository that is made here is private; by default as configured.
+        model_license: As the Hub calls it, for the card; by default as configured.
+        options: Instead of all of these, and of what the run's config.yaml says.
         show_bars: Show the progress of uploads.
 
     Raises:
@@ -118,13 +125,19 @@ def push_run(
     if run.status["status"] != "finished" or not run.model.is_dir():
         raise HubError(
             f"{run.path}: the run hasn't finished; its status is {run.status['status']}. "
-            f"Go on with it: hf-finetune train --resume {run.path}"
+            f"Go on with it: {shlex.join(['hf-finetune', 'train', '--resume', str(run.path)])}"
         )
-    options = _read_options(run, repo_id, revision, private)
+    given = {
+        "repo_id": repo_id,
+        "revision": revision,
+        "private": private,
+        "license": model_license,
+    }
+    options = options or _read_options(run, given)
     if options.repo_id is None:
         raise HubError(
             f"{run.path}: its configuration names no repository. Name one: "
-            f"hf-finetune push {run.path} --repo-id OWNER/NAME"
+            f"{shlex.join(['hf-finetune', 'push', str(run.path)])} --repo-id OWNER/NAME"
         )
     try:
         with quiet_hub(show_bars):
@@ -138,19 +151,28 @@ def push_run(
     except (HubError, OSError) as error:
         again = command_to_push(run.path, options)
         raise HubError(f"{error}\nThe run is whole in {run.path}. Push it with: {again}") from error
-    facts = {"repo_id": pushed.repo_id, "revision": pushed.revision, "commit": pushed.commit}
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    run.set_status(run.status["status"], hub={**facts, "pushed": now})
+    _keep_place(run, pushed)
     return pushed
 
 
-def _read_options(
-    run: RunDir, repo_id: str | None, revision: str | None, private: bool | None
-) -> HubOptions:
+def _keep_place(run: RunDir, pushed: Pushed) -> None:
+    """Notes in the run's record where it lies, unless that can't be written."""
+    facts = {"repo_id": pushed.repo_id, "revision": pushed.revision, "commit": pushed.commit}
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    try:
+        run.set_status(run.status["status"], hub={**facts, "pushed": now})
+    except OSError as error:  # somebody else's run, or an archive: it can be pushed all the same
+        print(
+            f"warning: {run.path}: the run is pushed, but its run.json can't be written "
+            f"({error.strerror}), and doesn't say so",
+            file=sys.stderr,
+        )
+
+
+def _read_options(run: RunDir, given: Mapping[str, object]) -> HubOptions:
     """The run's own options, with what is given laid over them."""
     from pydantic import ValidationError
 
-    given = {"repo_id": repo_id, "revision": revision, "private": private}
     known = read_settings(run).get("hub") or {}
     changes = {key: value for key, value in given.items() if value is not None}
     try:
@@ -195,7 +217,7 @@ def upload(folder: Path, options: HubOptions, message: str) -> Pushed:
     api = HfApi()
     try:
         there = persist(lambda: api.list_repo_files(repo_id, revision=revision))
-        keeps_card = CARD in there and _is_own_card(api, repo_id, revision)
+        keeps_card = CARD in there and is_own_card(read_card(api, repo_id, revision))
         kept = {CARD} if keeps_card else set()
         files = [file for file in sorted(folder.iterdir()) if file.name not in kept]
         commit = persist(lambda: _commit(api, repo_id, revision, files, there, message))
@@ -203,7 +225,8 @@ def upload(folder: Path, options: HubOptions, message: str) -> Pushed:
         raise HubError(f"{repo_id!r} {explain(error)}") from error
     except ValueError as error:  # what the Hub's client raises of a card that the Hub refuses
         raise HubError(f"{repo_id!r} is refused by the Hub: {error}") from error
-    return Pushed(repo_id, revision, commit, f"{api.endpoint}/{repo_id}", keeps_card)
+    url = f"{api.endpoint}/{repo_id}"
+    return Pushed(repo_id, revision, commit, url, keeps_card, options.license)
 
 
 def _commit(
@@ -231,13 +254,19 @@ def _commit(
     return str(info.oid)
 
 
-def _is_own_card(api: HfApi, repo_id: str, revision: str) -> bool:
-    """Whether the card on the Hub is a text of somebody's own; metadata alone are none."""
+def read_card(api: HfApi, repo_id: str, revision: str, repo_type: str = "model") -> str:
+    """The card that lies on the Hub."""
     with TemporaryDirectory() as folder:
         path = persist(
-            lambda: api.hf_hub_download(repo_id, CARD, revision=revision, local_dir=folder)
+            lambda: api.hf_hub_download(
+                repo_id, CARD, revision=revision, repo_type=repo_type, local_dir=folder
+            )
         )
-        text = Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8")
+
+
+def is_own_card(text: str) -> bool:
+    """Whether a card is a text of somebody's own; metadata alone are none."""
     body = text[4:].partition("\n---")[2] if text.startswith("---\n") else text
     return MARKER not in text and bool(body.strip())
 
@@ -249,6 +278,7 @@ def command_to_push(run: Path, options: HubOptions) -> str:
     words = ["push", str(run), "--repo-id", str(options.repo_id)]
     words += ["--revision", options.revision] if options.revision else []
     words += [] if options.private else ["--no-private"]
+    words += ["--license", options.license] if options.license else []
     return f"{find_command()} {shlex.join(words)}"
 
 
@@ -260,7 +290,9 @@ def push_finished(run: RunDir, config: RunConfig, quiet: bool = False) -> None:
     if config.hub.repo_id is None:
         return
     try:
-        pushed = push_run(run.path, show_bars=not quiet and sys.stderr.isatty())
+        # Not by config.yaml: a run that was resumed may be pushed elsewhere than it says.
+        show_bars = not quiet and sys.stderr.isatty()
+        pushed = push_run(run.path, options=config.hub, show_bars=show_bars)
     except UserError as error:
         run.warn(f"not pushed: {error}")
         return
@@ -276,5 +308,10 @@ def describe_push(pushed: Pushed) -> str:
         lines.append(
             "the model card  is a text of your own, and was left as it is; delete README.md there "
             "and push again for a fresh one"
+        )
+    elif pushed.license is None:
+        lines.append(
+            "the model card  names no license; say which with hub.license, or push again with "
+            "--license, such as apache-2.0"
         )
     return "\n".join(lines)

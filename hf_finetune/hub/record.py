@@ -5,23 +5,27 @@ Place: `card` and `contents` write from it. Reading it needs no torch and no plu
 
 from __future__ import annotations
 
+import csv
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hf_finetune.config.yaml_text import read_file, read_yaml
-from hf_finetune.hub import is_repo_id
+from hf_finetune.hub import HubError, is_repo_id
 from hf_finetune.registry import kind, kind_names
 from hf_finetune.runs.run_dir import CONFIG, METRICS, RunDir
 
 # An absolute path, one from the home folder, or one that begins with a dot; also of Windows.
 _LOCAL_PATH = re.compile(r"(?<![\w.<])(?:~|\.{1,2})?/[\w.~-][^\s,;'\")]*|\b[A-Za-z]:\\[^\s,;'\")]*")
+# An address with a host: no path of this machine.
+_ADDRESS = re.compile(r"(\b(?!file:)[a-z][a-z0-9+.-]+://[^\s/,;'\")][^\s,;'\")]*)")
 # Sections and keys that say where things lie here, and nothing about the model.
 _OWN_KEYS = ("run.directory", "hub", "trackers", "tracking", "data.root")
 _NAMES_OF_THE_HUB = ("checkpoint", "repo_id")
 YOUR_PATH = "YOUR_PATH"
 _HIDDEN = "…"
+_SPLIT, _HISTORY = "split.csv", "history.jsonl"
 
 
 @dataclass(frozen=True)
@@ -34,9 +38,10 @@ class RunRecord:
         plan: What the run was about to do, by topic, in words.
         environment: Versions, hardware and commit, as in environment.json.
         metrics: As in metrics.json; None while the run goes on.
-        warnings: What the run survived.
+        limits: What the run survived of data and model; not what its trackers and pushes met.
         base_model: Checkpoint of the Hub that it was fine-tuned from, if it was.
         shared_examples: How many examples of test lie in validation too: these chose the weights.
+        num_evaluations: How often validation was scored in training; 0 where that isn't known.
         pictures: Learning curves and confusion matrix, so far as they were drawn.
     """
 
@@ -45,9 +50,10 @@ class RunRecord:
     plan: dict[str, str]
     environment: dict[str, Any]
     metrics: dict[str, Any] | None
-    warnings: tuple[str, ...]
+    limits: tuple[str, ...]
     base_model: str | None
     shared_examples: int
+    num_evaluations: int
     pictures: tuple[Path, ...]
 
 
@@ -55,26 +61,27 @@ def read_record(run: RunDir) -> RunRecord:
     """Reads what a run directory says of its run.
 
     Raises:
-        UserError: It has no configuration or no environment.
+        UserError: It has no configuration, no environment or no split.
     """
     settings = read_settings(run)
     environment = run.read_json("environment.json")
     has_metrics = (run.path / METRICS).is_file()
-    shared = _count_shared(run.path / "predictions")
+    shared = _count_shared(run.path / _SPLIT)
     # The matrix is that of the test split, and headed so: not where that is no test.
     names = ("curves.png",) if shared else ("curves.png", "confusion_matrix.png")
     pictures = [run.path / name for name in names]
-    plan, warnings = environment.get("plan", {}), run.status.get("warnings", [])
-    locals_ = _local_values(settings)
+    plan, limits = environment.get("plan", {}), run.status.get("limits", [])
+    places = _find_places(settings)
     return RunRecord(
         title=run.title,
         settings=without_paths(settings),
-        plan={topic: _hide(text, locals_) for topic, text in plan.items()},
+        plan={topic: _hide(text, places) for topic, text in plan.items()},
         environment=environment,
         metrics=run.metrics if has_metrics else None,
-        warnings=tuple(_hide(text, locals_) for text in warnings),
+        limits=tuple(_hide(text, places) for text in limits),
         base_model=_find_base(settings, plan.get("model", "")),
         shared_examples=shared,
+        num_evaluations=_count_evaluations(run.path / _HISTORY),
         pictures=tuple(path for path in pictures if path.is_file()),
     )
 
@@ -142,13 +149,25 @@ def _local_values(section: dict[str, Any]) -> set[str]:
     return found - {"/", "."}
 
 
-def _hide(text: str, paths: set[str]) -> str:
-    for path in sorted(paths, key=len, reverse=True):  # the longest first: one may begin another
-        below = r"/[^\s,;'\")]*"
+def _find_places(settings: dict[str, Any]) -> re.Pattern[str]:
+    """Finds every place of this machine that the settings tell of, with what lies below it."""
+    below = r"/[^\s,;'\")]*"
+    name = re.escape(str(settings.get("name")))
+    # The run directory, from wherever it is seen.
+    places = [rf"(?:[^\s,;'\"()]*/)?{name}/[0-9]{{3,}}(?:{below})?(?![\w-]|\.\w)"]
+    # The longest first: one may begin another.
+    for path in sorted(_local_values(settings), key=len, reverse=True):
         # A folder's bare name may be any word: it is a path where something stands below it.
         rest = rf"(?:{below})?(?![\w-])" if "/" in path else below
-        text = re.sub(rf"(?<![\w/.-]){re.escape(path)}{rest}", _HIDDEN, text)
-    return _LOCAL_PATH.sub(_HIDDEN, text)
+        places.append(f"{re.escape(path)}{rest}")
+    return re.compile(rf"(?<![\w/.-])(?:{'|'.join(places)})")
+
+
+def _hide(text: str, places: re.Pattern[str]) -> str:
+    """The text without any path of this machine; addresses stay as they are."""
+    parts = _ADDRESS.split(text)
+    parts[::2] = [_LOCAL_PATH.sub(_HIDDEN, places.sub(_HIDDEN, part)) for part in parts[::2]]
+    return "".join(parts)
 
 
 def _find_base(settings: dict[str, Any], plan: str) -> str | None:
@@ -161,14 +180,26 @@ def _find_base(settings: dict[str, Any], plan: str) -> str | None:
     return checkpoint if is_of_hub else None
 
 
-def _count_shared(folder: Path) -> int:
-    """How many ids of test's predictions stand among those of validation."""
-    import pyarrow.parquet as pq
+def _count_shared(split: Path) -> int:
+    """How many rows of test stand in validation too: under the same id, or with equal content.
 
-    files = [folder / f"{split}.parquet" for split in ("validation", "test")]
-    if not all(file.is_file() for file in files):
-        return 0
-    validation, test = (
-        set(pq.read_table(file, columns=["id"])["id"].to_pylist()) for file in files
-    )
-    return len(validation & test)
+    Raises:
+        HubError: The run doesn't tell which example lay in which split.
+    """
+    if not split.is_file():
+        raise HubError(
+            f"{split}: the file is missing, and without it nobody can say whether the test split "
+            "chose nothing. Copy it from where the run was made."
+        )
+    with split.open(encoding="utf-8", newline="") as file:
+        rows = [(row["split"], {row["id"], row["content"]} - {""}) for row in csv.DictReader(file)]
+    chose = set().union(*(marks for name, marks in rows if name == "validation"))
+    return sum(name == "test" and not marks.isdisjoint(chose) for name, marks in rows)
+
+
+def _count_evaluations(history: Path) -> int:
+    """How often validation was scored in training; 0 where the history is gone."""
+    from hf_finetune.trackers.jsonl import read_history
+
+    records = read_history(history.parent) if history.is_file() else []
+    return sum("validation/loss" in record for record in records)

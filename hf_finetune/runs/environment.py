@@ -88,7 +88,7 @@ def clean_command(arguments: list[str]) -> list[str]:
             cleaned.append(f"{name}={_REMOVED}" if equals and not removes_next else _REMOVED)
         else:
             parts = (_SECRET_VALUE.sub(_REMOVED, part) for part in (name, value))
-            cleaned.append(_hide_home(equals.join(parts)))
+            cleaned.append(hide_home(equals.join(parts)))
         removes_next = not removes_next and not equals and _is_secret_flag(argument)
     return cleaned
 
@@ -102,7 +102,8 @@ def _is_secret_flag(argument: str) -> bool:
     return argument.startswith("-") and _SECRET_OPTION.search(argument) is not None
 
 
-def _hide_home(text: str) -> str:
+def hide_home(text: str) -> str:
+    """The text with the home folder, which holds the user's name, as `~`."""
     home = os.environ.get("HOME") or os.environ.get("USERPROFILE") or ""
     return re.sub(re.escape(home) + r"(?![\w.-])", "~", text) if len(home) > 1 else text
 

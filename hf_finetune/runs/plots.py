@@ -24,6 +24,7 @@ BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#5A5A5A"
 DOTS_PER_INCH = 150
 SMOOTH_FROM = 100  # Fewer records than this are easy to read as they are.
 MARKERS_UP_TO = 40
+LEAST_SPAN = 0.1  # Of scores: less would make a mountain of a molehill.
 BINS = 1000  # About one a pixel column; more can't be seen.
 EXAMPLES = 32
 EXAMPLE_PIXELS = 160
@@ -58,7 +59,9 @@ def draw_curves(records: Sequence[Record], path: Path, title: str = "") -> None:
     best = next((record for record in reversed(records) if record.get("is_best")), None)
     _draw_losses(loss, records, best)
     _draw_scores(scores, records, best)
-    _draw_line(rate, _series(records, "train/learning_rate"), color=GREY, markersize=3)
+    rates = _series(records, "train/learning_rate")
+    # Most schedules end near 0, on the axis: unclipped, the last point is whole.
+    _draw_line(rate, rates, color=GREY, markersize=3, clip_on=False)
     rate.set_ylim(bottom=0)
     rate.ticklabel_format(axis="y", scilimits=(-2, 3), useMathText=True)
     _dress(loss, "Loss", "mean loss per example")
@@ -91,8 +94,15 @@ def _draw_scores(axes: Axes, records: Sequence[Record], best: Record | None) -> 
     _draw_line(axes, accuracies, color=ORANGE, label="accuracy")
     macro_f1 = _series(records, "validation/macro_f1")
     _draw_line(axes, macro_f1, color=GREEN, linestyle="--", label="macro F1")
-    if best is None:
-        return
+    if best is not None:
+        _mark_best(axes, best)
+    low, high = axes.get_ylim()
+    missing = max(0.0, LEAST_SPAN - (high - low)) / 2
+    top = min(high + missing, 1.01)
+    axes.set_ylim(min(low - missing, top - LEAST_SPAN), top)
+
+
+def _mark_best(axes: Axes, best: Record) -> None:
     axes.axvline(best["step"], color=GREY, linestyle=":", zorder=1)
     accuracy = best.get("validation/accuracy")
     if accuracy is not None:
@@ -108,7 +118,6 @@ def _draw_scores(axes: Axes, records: Sequence[Record], best: Record | None) -> 
             zorder=4,
             label=f"best evaluation: accuracy {accuracy:.4f}",
         )
-    axes.set_ylim(top=min(axes.get_ylim()[1], 1.01))
 
 
 def _draw_line(axes: Axes, points: tuple[np.ndarray, np.ndarray], **style: Any) -> None:

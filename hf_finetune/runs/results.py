@@ -20,7 +20,7 @@ from hf_finetune.features import collator_for
 from hf_finetune.models import save_classifier
 from hf_finetune.runs.environment import describe_environment
 from hf_finetune.runs.plots import draw_confusion_matrix, draw_curves, draw_examples
-from hf_finetune.runs.run_dir import METRICS, PADDING, RunDir
+from hf_finetune.runs.run_dir import ENVIRONMENT, METRICS, PADDING, RunDir
 from hf_finetune.trackers.jsonl import read_history
 
 if TYPE_CHECKING:
@@ -30,15 +30,19 @@ _EXAMPLES, _GROUPS = 32, 20
 
 
 def write_start(run: RunDir, bench: Workbench, plan: dict[str, str]) -> None:
-    """Writes the environment, the plan, and a picture of what the model will see."""
-    environment = describe_environment()
-    run.write_json(
-        "environment.json", {**environment, "compute": bench.compute.describe(), "plan": plan}
-    )
+    """Writes the environment, the plan, and a picture of what the model will see.
+
+    Of a run that goes on, what its earlier sessions wrote stays in the record.
+    """
+    environment = {**describe_environment(), "compute": bench.compute.describe(), "plan": plan}
+    if (run.path / ENVIRONMENT).is_file():
+        before = run.read_json(ENVIRONMENT)
+        environment["earlier"] = [*before.pop("earlier", []), before]
+    run.write_json(ENVIRONMENT, environment)
+    run.keep_warnings(bench.warnings, is_limit=True)
     run.set_status(
         "running",
         data_fingerprint=bench.data.fingerprint,
-        warnings=list(bench.warnings),
         skipped_examples=list(bench.data.skipped),
         split=_keep_split(run, bench.data),
     )
@@ -132,11 +136,14 @@ def write_results(run: RunDir, bench: Workbench, progress: Progress) -> dict[str
         "metric_for_best_model": bench.config.train.metric_for_best_model,
         "best_step": progress.best_step,
         "steps": progress.step,
+        "stopped_early": progress.stopped_early,
         "train_seconds": progress.seconds,
         "seed": bench.config.seed,
     }
     if not bench.compute.is_main_process:
         return metrics
+    if progress.stopped_early is not None:
+        run.set_status("running", stopped_early=progress.stopped_early)
     save_classifier(bench.classifier, run.model)
     if bench.data.audio_shape is not None:
         _write_padding(run, bench, progress.accelerator)
@@ -172,7 +179,7 @@ def _write_padding(run: RunDir, bench: Workbench, accelerator: Accelerator) -> N
     run.write_json(PADDING, {"split": split, **found})
     warning = describe_padding(found, split)
     if warning is not None:
-        run.warn(warning)
+        run.warn(warning, is_limit=True)
 
 
 def _write_state_dict(run: RunDir, bench: Workbench) -> None:

@@ -2,10 +2,14 @@
 
 runs/<name>/<number>/
     run.json            status (running, finished, failed, stopped), run_id, start and end,
-                        warnings, skipped examples, SHA-256 of plugins, the split and its leaks
+                        warnings (limits: those of data and model), skipped examples, SHA-256 of
+                        plugins, the split and its leaks;
+                        resumed: when and from which step it went on, and what was set otherwise
+                        that time; stopped_early: step, epoch and reason, where it was
     split.csv           id, split, and hash of content and label, of every example of the data
     config.yaml         the resolved configuration; itself a configuration
-    environment.json    versions, hardware, threads, commit, and what the run was about to do
+    environment.json    versions, hardware, threads, commit, and what the run was about to do; of a
+                        resumed run those of the last session, and in `earlier` of those before
     history.jsonl       one record a line: training, validation, test
     metrics.json        validation and test, scored with the best weights
     padding.json        with sound: whether classes change with what a clip is batched with
@@ -22,8 +26,8 @@ import re
 import shutil
 import sys
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,7 +38,7 @@ from hf_finetune.errors import UserError
 from hf_finetune.evaluation import Predictions
 
 STATUS, CONFIG, METRICS, MODEL = "run.json", "config.yaml", "metrics.json", "model"
-PADDING = "padding.json"
+ENVIRONMENT, PADDING = "environment.json", "padding.json"
 
 
 def create_run_dir(config: RunConfig) -> RunDir:
@@ -51,14 +55,15 @@ def create_run_dir(config: RunConfig) -> RunDir:
                 break
             except FileExistsError:
                 number += 1
+        run = RunDir(parent / f"{number:03d}")
+        (run.path / CONFIG).write_text(dump_config(config), encoding="utf-8")
+        facts = {"started": _now(), "plugins": config.plugin_hashes}
+        run.set_status("running", run_id=uuid.uuid4().hex, **facts)
     except OSError as error:
         raise UserError(
             f"run.directory: can't write to {str(parent)!r} ({error.strerror}). "
             "Name another folder with run.directory."
         ) from error
-    run = RunDir(parent / f"{number:03d}")
-    (run.path / CONFIG).write_text(dump_config(config), encoding="utf-8")
-    run.set_status("running", run_id=uuid.uuid4().hex, started=_now(), plugins=config.plugin_hashes)
     return run
 
 
@@ -109,16 +114,22 @@ class RunDir:
         """Holds the run for this process; a kill lets go of it.
 
         Raises:
-            UserError: Another process is at work on the run.
+            UserError: Another process is at work on the run, or its folder can't be written to.
         """
         import fcntl
 
-        with (self.path / ".lock").open("w") as file:
+        with ExitStack() as stack:
             try:
+                file = stack.enter_context((self.path / ".lock").open("w"))
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(
+                    f"{self.path}: the run is still going on. Wait for its end, or stop it first."
+                ) from error
             except OSError as error:
                 raise UserError(
-                    f"{self.path}: the run is still going on; it can't be resumed."
+                    f"{self.path}: this folder can't be written to ({error.strerror}). Make it "
+                    "writable, or copy it to a folder of your own and name that."
                 ) from error
             yield
 
@@ -128,15 +139,37 @@ class RunDir:
         known.pop("error", None)  # what stopped it before no longer holds
         self.write_json(STATUS, {**known, "status": status, **facts})
 
+    def go_on(self, step: int, changed: Mapping[str, Any]) -> None:
+        """Notes that the run goes on.
+
+        Args:
+            step: Optimiser steps of the checkpoint that it goes on from; 0 without one.
+            changed: Settings by dotted key that this time differ from config.yaml.
+        """
+        session = {"at": _now(), "step": step, "changed": dict(changed)}
+        self.set_status("running", resumed=[*self.status.get("resumed", []), session])
+
     def finish(self, status: str, **facts: Any) -> None:
         """Writes the final status and the end's time."""
         self.set_status(status, ended=_now(), **facts)
 
-    def warn(self, text: str) -> None:
-        """Says what the run survives, and keeps it in `run.json`."""
-        status = self.status
+    def warn(self, text: str, is_limit: bool = False) -> None:
+        """Says what the run survives, and keeps it in `run.json`.
+
+        Args:
+            text: What, in a phrase.
+            is_limit: It is of the data or the model, so that a model card must tell it; what
+                happens to trackers and pushes is nothing to those who use the model.
+        """
         print(f"warning: {text}", file=sys.stderr, flush=True)
-        self.set_status(status["status"], warnings=[*status.get("warnings", []), text])
+        self.keep_warnings([text], is_limit)
+
+    def keep_warnings(self, texts: Iterable[str], is_limit: bool) -> None:
+        """Keeps warnings beside those that are there, each once; as `warn`, but says nothing."""
+        status = self.status
+        names = ("warnings", "limits") if is_limit else ("warnings",)
+        known = {name: list(dict.fromkeys([*status.get(name, []), *texts])) for name in names}
+        self.set_status(status["status"], **known)
 
     def remove_checkpoints(self, keep: bool) -> None:
         """Removes the checkpoints of a run that needs them no more, unless they are to be kept."""
@@ -147,7 +180,7 @@ class RunDir:
         """Writes a file of the run whole or not at all."""
         path = self.path / name
         unfinished = path.with_name(f".{name}.unfinished")
-        unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        unfinished.write_text(format_json(content) + "\n", encoding="utf-8")
         unfinished.replace(path)
 
     def read_json(self, name: str) -> Any:
@@ -226,6 +259,14 @@ def load_run(path: str | Path) -> RunDir:
             "Name a run directory such as runs/corrupt_mnist_sample/001."
         )
     return run
+
+
+def format_json(content: Mapping[str, Any]) -> str:
+    """JSON to be read: a list of numbers on one line, so that a matrix has a line for each row."""
+    text = json.dumps(content, indent=1)
+    # No text is touched: in JSON it holds no line break, and what is joined holds no text.
+    numbers = re.compile(r"\[\n\s*([^][{}\"]+?)\n\s*\]")
+    return numbers.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
 
 
 def _now() -> str:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -81,6 +81,10 @@ class TrackedRun:
 class Tracker(ABC):
     """Takes the records of one run; a listener of the engines."""
 
+    def where(self) -> str | None:
+        """Where the run can be looked at: an address, or a folder and what to type; else None."""
+        return None
+
     def on_step(self, step: int, loss: Tensor, model: nn.Module) -> None:  # noqa: B027
         """After each step; most trackers care for records alone."""
 
@@ -107,6 +111,16 @@ class Trackers(Tracker):
     def __init__(self, trackers: Mapping[str, Tracker], warn: Callable[[str], None]) -> None:
         self._trackers = dict(trackers)
         self._warn = warn
+
+    def places(self) -> dict[str, str]:
+        """Where the run can be looked at, by tracker; those that know."""
+        places = {}
+        for name, tracker in self._trackers.items():
+            with suppress(Exception):  # an address that can't be told ends no run
+                where = tracker.where()
+                if where is not None:
+                    places[name] = where
+        return places
 
     def on_record(self, record: Record) -> None:
         """Hands the record on."""
@@ -142,9 +156,16 @@ class Trackers(Tracker):
                 if name == "jsonl":
                     raise
                 del self._trackers[name]
-                self._warn(
-                    f"trackers: {name} failed and hears no more of this run ({_told(error)})"
-                )
+                told = tell_error(error)
+                self._warn(f"trackers: {name} failed and hears no more of this run ({told})")
+                if what != "finish":
+                    close_failed(tracker, told)
+
+
+def close_failed(tracker: Tracker, error: str) -> None:
+    """Ends what a tracker that has failed left open, such as its run at a server, if it can."""
+    with suppress(Exception):
+        tracker.finish("failed", error)
 
 
 def status_after(error: BaseException) -> str:
@@ -185,7 +206,7 @@ def start_trackers(names: tuple[str, ...], run: TrackedRun) -> Trackers:
         except Exception as error:
             if name == "jsonl":
                 raise
-            run.warn(f"trackers: {name} could not start, and hears nothing ({_told(error)})")
+            run.warn(f"trackers: {name} could not start, and hears nothing ({tell_error(error)})")
         else:
             if tracker is not None:
                 started[name] = tracker
@@ -206,7 +227,7 @@ def require_package(tracker: str, package: str) -> None:
         )
 
 
-def _told(error: Exception) -> str:
+def tell_error(error: Exception) -> str:
     """An error on one line, without what looks like a key."""
     from hf_finetune.runs.environment import remove_secrets
 

@@ -32,7 +32,11 @@ Assets
 The experiment's key is `run_id` of run.json, so that a run and its experiment are known as one, and
 a resumed run goes on in it. comet.json in the run directory says how far it has come:
 `experiment_key`, `mode`, `workspace`, `project`, `url`, `num_records` (those that have reached
-Comet) and `archives` (each with the time when it was sent, or null). It never holds a key.
+Comet), `has_start` (whether example images and text have, which are sent once) and `archives` (each
+with the time when it was sent, or null). It never holds a key.
+
+In all that is sent the home folder is `~`; of environment.json, what names packages, kernel and
+command line is sent with `log_environment` only (`comet_privacy`).
 """
 
 from __future__ import annotations
@@ -41,7 +45,9 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from hf_finetune.runs.environment import hide_home, remove_secrets
 from hf_finetune.trackers import Example, Gallery, Record, TrackedRun, Tracker
+from hf_finetune.trackers.comet_privacy import prepare_file, prepare_values
 from hf_finetune.trackers.comet_session import (
     Session,
     check_session,
@@ -85,6 +91,10 @@ class CometTracker(Tracker):
         for record in read_history(run.directory)[: run.num_records]:
             self.on_record(record)
 
+    def where(self) -> str:
+        """The experiment's page; offline, its folder and how to send it."""
+        return self._session.where()
+
     def on_record(self, record: Record) -> None:
         """Logs the record's metrics, unless Comet has them from before the run was resumed."""
         if self._num_heard < self._state.num_records:
@@ -102,7 +112,8 @@ class CometTracker(Tracker):
     def _settle(self) -> None:
         """Notes what must have arrived by now: an epoch's time ago it was handed over."""
         if self._session.is_online:
-            self._state.update(num_records=max(self._num_settled, self._state.num_records))
+            arrived = max(self._num_settled, self._state.num_records)
+            self._state.update(num_records=arrived, has_start=True)
             self._num_settled = self._num_heard
 
     def on_results(self) -> None:
@@ -123,19 +134,22 @@ class CometTracker(Tracker):
     def finish(self, status: str, error: str | None = None) -> None:
         """Marks how the run ended, sends what is left, and closes the experiment."""
         self._experiment.log_other("run_status", status)
+        told = hide_home(remove_secrets(error or status))
         if error is not None:
-            self._experiment.log_other("error", error)
+            self._experiment.log_other("error", told)
         if status == "failed":
-            self._session.mark_crashed(error or status)
+            self._session.mark_crashed(told)
         if status != "finished":
             self._log_files()
         self._session.close(num_records=self._num_heard)
 
     def _log_start(self) -> None:
         directory, experiment = self._run.directory, self._experiment
-        experiment.log_parameters(read_parameters(directory))
-        experiment.log_others({**read_others(directory), "run_status": "running"})
-        experiment.log_text(summarise(directory))
+        experiment.log_parameters(prepare_values(read_parameters(directory)))
+        experiment.log_others(prepare_values({**read_others(directory), "run_status": "running"}))
+        if self._state.has_start:  # the run goes on: Comet would show them twice
+            return
+        experiment.log_text(hide_home(summarise(directory)))
         if self._run.gallery is not None:
             shown = self._run.gallery.training_examples(self._options.examples)
             for number, example in enumerate(shown):
@@ -148,7 +162,7 @@ class CometTracker(Tracker):
         about = {"id": example.name, "label": example.label}
         if example.sampling_rate_hz is None:
             picture = Image.fromarray(example.content)  # arrays would be tried as paths first
-            sent = self._experiment.log_image(picture, name=name, metadata=about)
+            sent = self._experiment.log_image(picture, name=name, metadata=about, overwrite=True)
             return None if sent is None else str(sent["imageId"])
         with warnings.catch_warnings():  # comet_ml tries an array as a path first
             warnings.simplefilter("ignore", DeprecationWarning)
@@ -157,6 +171,7 @@ class CometTracker(Tracker):
                 sample_rate=example.sampling_rate_hz,
                 file_name=f"{name}.wav",
                 metadata=about,
+                overwrite=True,
             )
         return None if sent is None else str(sent["assetId"])
 
@@ -184,13 +199,17 @@ class CometTracker(Tracker):
         for name, picture in list_pictures(self._run.directory).items():
             self._experiment.log_image(str(picture), name=name, overwrite=True)
         for name, document in list_documents(self._run.directory).items():
-            self._experiment.log_asset(str(document), file_name=name, overwrite=True)
+            prepared = prepare_file(document, self._options.log_environment)
+            self._experiment.log_asset(prepared, file_name=name, overwrite=True)
 
     def _log_model(self) -> None:
         folder, name = self._run.directory / "model", self._options.register_model
         if not folder.is_dir() or not (self._options.log_model or name):
             return
-        self._experiment.log_model(name or "model", str(folder))
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            prepared = prepare_file(path, self._options.log_environment)
+            place = str(path.relative_to(folder.parent))
+            self._experiment.log_model(name or "model", prepared, place, overwrite=True)
         if name:
             self._session.register_model(name)
 

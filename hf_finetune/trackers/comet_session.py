@@ -1,7 +1,7 @@
 """Opens and closes a run's Comet experiment: which mode, with what key, over which network.
 
-Place: the only file that starts comet_ml, which is imported when a run uses it and not before.
-comet_ml's own automatic logging stays off: what is sent is what `trackers.comet` lists.
+Place: the only file that starts an experiment of comet_ml. Its own automatic logging stays off:
+what is sent is what `trackers.comet` lists.
 """
 
 from __future__ import annotations
@@ -9,31 +9,30 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import shlex
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urljoin
 from zipfile import ZIP_DEFLATED, ZipFile
 
 from hf_finetune.errors import UserError
+from hf_finetune.trackers.comet_client import (
+    NO_KEY,
+    explain_refusal,
+    find_key,
+    find_obstacle,
+    import_comet,
+    only_errors,
+    refused_workspace,
+)
 from hf_finetune.trackers.comet_state import CometState, read_state
 from hf_finetune.trackers.facts import title_of
 from hf_finetune.trackers.options import PROJECT, CometOptions
 
-NO_KEY = "Set COMET_API_KEY, or run 'comet login' once"
-_PROBE_SECONDS = 3.0
-# For comet_ml, which reads them when it needs them; what the user has set stays.
-_SETTINGS = {
-    "COMET_DISABLE_AUTO_LOGGING": "1",  # patches no library, so that torch may be imported first
-    "COMET_ERROR_TRACKING_ENABLE": "false",  # its own crash reports hold the machine's name
-    "COMET_LOGGING_CONSOLE": "error",
-    # Half a minute is lost to retries otherwise, before a dead network shows.
-    "COMET_GET_OR_ADD_EXPERIMENT_RETRY_TOTAL": "2",
-    "COMET_GET_OR_ADD_EXPERIMENT_RETRY_CONNECT": "1",
-    "COMET_GET_OR_ADD_EXPERIMENT_RETRY_READ": "1",
-}
+# How long the end waits before it asks again whether Comet is there, and how long in all.
+_PATIENCE_SECONDS, _MOST_SECONDS = 15, 3600
 # What COMET_MODE meant to older versions of transformers, and what it means to newer ones.
 _OLD_MODES = {"online": "auto", "offline": "offline", "disabled": "off"}
 _NEW_MODES = ("get_or_create", "get", "create")
@@ -49,6 +48,7 @@ class Session:
         is_online: Whether it is sent while the run goes on.
         earlier: The archives that were there before, as `list_archives` has them.
         warn: Says what went wrong.
+        was_cut_off: Whether the network went away, so that an archive holds what is missing.
     """
 
     experiment: Any
@@ -56,6 +56,13 @@ class Session:
     is_online: bool
     earlier: dict[str, int]
     warn: Callable[[str], None]
+    was_cut_off: bool = False
+
+    def where(self) -> str:
+        """Where the experiment can be looked at: its page, or its archive and how to send it."""
+        if self.is_online and not self.was_cut_off:
+            return self.state.url or "online"
+        return f"offline in {_shorten(self.state.folder)}. {how_to_send(self.state.directory)}"
 
     def mark_crashed(self, error: str) -> None:
         """Shows the experiment as crashed."""
@@ -73,19 +80,35 @@ class Session:
         Args:
             num_records: Records of the history that the experiment was given.
         """
-        with _only_errors():
+        with only_errors():
+            if self.is_online:
+                self._hand_over()
             self.experiment.end()
         # By time: names repeat, since comet_ml draws them from the generator that the run seeds.
         written = [n for n, t in self.state.list_archives().items() if self.earlier.get(n) != t]
         self.state.supersede(written[-1] if written else None)
-        if self.is_online and not written:
-            self.state.update(num_records=num_records)
-        elif self.is_online:
+        self.was_cut_off = self.is_online and bool(written)
+        if self.was_cut_off:
+            _drop_uploads(self.experiment)
             _make_resumable(self.state.folder / written[-1])
             self.warn(
                 f"tracking.comet: the network went away during the run; what is missing at Comet "
                 f"stands in {_shorten(self.state.folder)}. {how_to_send(self.state.directory)}"
             )
+        elif self.is_online:
+            self.state.update(num_records=num_records, has_start=True)
+
+    def _hand_over(self) -> None:
+        """Waits until all has been sent, as long as the server is there.
+
+        A slow network has its time here, a dead one doesn't: what `end` waits for is short.
+        """
+        until = time.monotonic() + _MOST_SECONDS
+        # Without its thread (a full disk ends it) comet_ml would wait for ever.
+        while self.experiment.streamer.is_alive():
+            is_done = self.experiment.flush(timeout=_PATIENCE_SECONDS)
+            if is_done or find_obstacle() is not None or time.monotonic() > until:
+                return
 
 
 def check_session(options: CometOptions) -> None:
@@ -162,27 +185,24 @@ def settle_mode(options: CometOptions) -> tuple[str, str | None]:
     return mode, note
 
 
-def find_key() -> str | None:
-    """Comet's key, from the environment or Comet's own file; only ever handed to comet_ml."""
-    from_environment = os.environ.get("COMET_API_KEY")
-    if from_environment:
-        return from_environment
-    key: str | None = import_comet().get_config("comet.api_key")
-    return key or None
+def _drop_uploads(experiment: Any) -> None:
+    """Lets go of files that wait to be sent: they are in the archive.
+
+    comet_ml would try each of them, over a dead network, before the process may exit; it has no
+    public call for it.
+    """
+    streamer = getattr(experiment.streamer, "online_streamer", None)
+    uploads = getattr(streamer, "_file_upload_manager", None)
+    if uploads is not None:
+        uploads.close()
+        for upload in uploads.upload_results:
+            upload.future.cancel()
 
 
-def import_comet() -> Any:
-    """comet_ml, with this toolkit's settings."""
-    for name, value in _SETTINGS.items():
-        os.environ.setdefault(name, value)
-    import comet_ml
-
-    return comet_ml
-
-
-def how_to_send(directory: Path) -> str:
+def how_to_send(directory: Path, *options: str) -> str:
     """What to type so that a run's archive reaches Comet."""
-    return f"Send it with: hf-finetune comet upload {_shorten(directory)}"
+    words = ["hf-finetune", "comet", "upload", str(_shorten(directory)), *options]
+    return f"Send it with: {shlex.join(words)}"
 
 
 def _shorten(path: Path) -> Path:
@@ -190,40 +210,25 @@ def _shorten(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def server_address() -> str:
-    """Address of Comet's server, with a slash at its end."""
-    address: str = import_comet().get_config("comet.url_override")
-    return address.rstrip("/") + "/"
-
-
-def find_obstacle() -> str | None:
-    """Why Comet's server can't be reached; None where it answers. Takes a few seconds at most."""
-    import requests
-
-    try:
-        requests.get(urljoin(server_address(), "isAlive/ver"), timeout=_PROBE_SECONDS)
-    except requests.RequestException as error:
-        return f"{server_address()} doesn't answer ({type(error).__name__})"
-    return None
-
-
 def _open_online(
     state: CometState, options: CometOptions, warn: Callable[[str], None]
 ) -> Any | None:
     """The experiment at Comet; None, and a warning, where it can't be had."""
-    obstacle = find_obstacle()
+    obstacle, words = find_obstacle(), tuple[str, ...]()
     if obstacle is None:
         try:
-            with _only_errors(logging.CRITICAL):
+            with only_errors(logging.CRITICAL):
                 experiment = _start(state, options, online=True)
             if experiment.alive:
                 return experiment
             obstacle = "Comet didn't take the experiment"
-        except Exception as error:  # its text may hold the key
-            obstacle = f"Comet refused the experiment ({type(error).__name__})"
+        except Exception as error:
+            obstacle = explain_refusal(error, "tracking.comet.workspace (or COMET_WORKSPACE)")
+            if refused_workspace(error) is not None:
+                words = ("--workspace", "NAME")
     warn(
-        f"tracking.comet: {obstacle}; the run is recorded offline, in {_shorten(state.folder)}. "
-        f"{how_to_send(state.directory)}"
+        f"tracking.comet: {obstacle}. The run is recorded offline, in {_shorten(state.folder)}. "
+        f"{how_to_send(state.directory, *words)}"
     )
     return None
 
@@ -286,15 +291,3 @@ def _make_resumable(archive: Path) -> None:
                 content = json.dumps(json.loads(content) | {"resume_strategy": "get_or_create"})
             new.writestr(name, content)
     mended.replace(archive)
-
-
-@contextmanager
-def _only_errors(level: int = logging.ERROR) -> Iterator[None]:
-    """Keeps comet_ml's progress reports off the console: the run says what matters."""
-    logger = logging.getLogger("comet_ml")
-    before = logger.level
-    logger.setLevel(level)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)

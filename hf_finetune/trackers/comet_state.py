@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import uuid
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
+
+from hf_finetune.errors import UserError
 
 STATE, FOLDER = "comet.json", "comet"
 
@@ -27,6 +29,7 @@ class CometState:
         project: The project.
         url: Its page, once it is online.
         num_records: Records of the history that have reached Comet.
+        has_start: Whether the example images (or clips) and the text have reached Comet.
         archives: Offline archives by file name, with the time when they were sent, or None.
     """
 
@@ -37,6 +40,7 @@ class CometState:
     project: str | None = None
     url: str | None = None
     num_records: int = 0
+    has_start: bool = False
     archives: dict[str, str | None] = field(default_factory=dict)
 
     @property
@@ -48,7 +52,7 @@ class CometState:
     def pending(self) -> list[Path]:
         """Archives that are there, whole, and were not sent."""
         paths = [self.folder / name for name, sent in self.archives.items() if sent is None]
-        return [path for path in paths if _is_whole(path)]
+        return [path for path in paths if is_whole(path)]
 
     def update(self, **facts: Any) -> None:
         """Sets attributes, and writes the file whole or not at all."""
@@ -71,8 +75,8 @@ class CometState:
         self.update(archives={**sent, **({archive: None} if archive else {})})
 
 
-def _is_whole(archive: Path) -> bool:
-    """Whether comet_ml has finished it: it makes an empty one first."""
+def is_whole(archive: Path) -> bool:
+    """Whether comet_ml has finished an archive: it makes an empty one first."""
     try:
         with ZipFile(archive) as content:
             return "experiment.json" in content.namelist()
@@ -81,9 +85,34 @@ def _is_whole(archive: Path) -> bool:
 
 
 def read_state(directory: Path) -> CometState:
-    """The state of a run's experiment; a new one where there is none yet."""
+    """The state of a run's experiment; a new one where there is none yet.
+
+    Raises:
+        UserError: comet.json can't be read.
+    """
     path = directory / STATE
-    if path.is_file():
-        return CometState(directory, **json.loads(path.read_text("utf-8")))
-    status = json.loads((directory / "run.json").read_text("utf-8"))
-    return CometState(directory, status.get("run_id") or uuid.uuid4().hex)
+    if not path.is_file():
+        status = json.loads((directory / "run.json").read_text("utf-8"))
+        return CometState(directory, status.get("run_id") or uuid.uuid4().hex)
+    try:
+        return _parse(directory, path.read_text("utf-8"))
+    except (OSError, ValueError) as error:  # JSON's and pydantic's errors are ValueErrors
+        reason = ": ".join(str(error).splitlines()[:2])
+        raise UserError(
+            f"{path}: damaged, or written by another version ({reason}). Move the file away; "
+            "'hf-finetune comet upload' then sends the whole run to its experiment."
+        ) from error
+
+
+def _parse(directory: Path, text: str) -> CometState:
+    from pydantic import TypeAdapter
+
+    content = json.loads(text)
+    if not isinstance(content, dict):
+        raise ValueError("it holds no mapping")
+    known = {entry.name for entry in fields(CometState)} - {"directory"}
+    unknown = sorted(content.keys() - known)
+    if unknown:
+        raise ValueError(f"unknown key {unknown[0]!r}")
+    content["directory"] = directory
+    return TypeAdapter(CometState).validate_python(content)

@@ -6,60 +6,201 @@ archive (it was killed, or had no Comet) gets one first, made of what the direct
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import json
+import logging
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from zipfile import ZipFile
 
 from hf_finetune.errors import UserError
-from hf_finetune.runs.run_dir import RunDir, find_run
+from hf_finetune.runs.environment import hide_home, remove_secrets
+from hf_finetune.runs.run_dir import STATUS, RunDir
 from hf_finetune.trackers import TrackedRun
 from hf_finetune.trackers.comet import CometTracker
-from hf_finetune.trackers.comet_session import (
+from hf_finetune.trackers.comet_client import (
     NO_KEY,
+    explain_refusal,
     find_key,
     find_obstacle,
     import_comet,
-    open_session,
+    only_errors,
 )
-from hf_finetune.trackers.comet_state import CometState, read_state
+from hf_finetune.trackers.comet_session import open_session
+from hf_finetune.trackers.comet_state import FOLDER, STATE, CometState, is_whole, read_state
 from hf_finetune.trackers.jsonl import HISTORY, read_history
 
 
-def upload_run(path: str | Path) -> str:
+@dataclass(frozen=True)
+class Destination:
+    """Where runs are sent.
+
+    Attributes:
+        workspace: In place of the one that the run was recorded for.
+        project: Likewise.
+    """
+
+    workspace: str | None = None
+    project: str | None = None
+
+
+RECORDED = Destination()
+
+
+def upload_all(
+    places: Sequence[str | Path],
+    destination: Destination,
+    tell: Callable[[str], None],
+    warn: Callable[[str], None],
+) -> int:
+    """Sends what Comet doesn't have yet of every run that is named; one that fails stops no other.
+
+    Args:
+        places: Run directories, folders of runs, archives.
+        destination: Where to.
+        tell: Told a line for each run.
+        warn: Told a line for each that could not be sent.
+
+    Returns:
+        How many could not be sent.
+
+    Raises:
+        UserError: There is no key, or Comet can't be reached.
+    """
+    key = _connect()
+    num_failures = 0
+    for place in places:
+        try:
+            found = find_uploads(Path(place), tell)
+        except UserError as error:
+            num_failures += 1
+            warn(str(error))
+            continue
+        for path in found:
+            try:
+                tell(_upload(path, key, destination))
+            except UserError as error:
+                num_failures += 1
+                warn(str(error))
+            except Exception as error:
+                num_failures += 1
+                told = remove_secrets(f"{type(error).__name__}: {error}")
+                warn(f"{path}: can't be sent, its files are damaged ({told}).")
+    return num_failures
+
+
+def upload_run(path: str | Path, destination: Destination = RECORDED) -> str:
     """Sends what Comet doesn't have of a run yet.
 
     Args:
-        path: A run directory, or the folder of a name (its newest finished run).
+        path: A run directory, or an offline archive.
+        destination: Where to.
 
     Returns:
         One line on what was done.
 
     Raises:
-        UserError: There is no such run, it is still going on, there is no key, or Comet can't be
-            reached or doesn't take the run.
+        UserError: The run is still going on, there is no key, or Comet can't be reached or doesn't
+            take the run.
     """
-    run = find_run(path)
-    if run is None:
-        raise UserError(f"{path}: there is no run here. Name a run directory such as runs/x/001.")
+    return _upload(Path(path), _connect(), destination)
+
+
+def find_uploads(place: Path, tell: Callable[[str], None]) -> list[Path]:
+    """The runs and archives behind a place, in order.
+
+    Args:
+        place: A run directory, an archive, or a folder with runs somewhere below.
+        tell: Told of runs below a folder that Comet was never meant to have.
+
+    Raises:
+        UserError: There are none.
+    """
+    if place.suffix == ".zip" and place.is_file():
+        run = place.resolve().parent.parent
+        return [run if _is_run(run) and place.resolve().parent.name == FOLDER else place]
+    runs = [place] if _is_run(place) else _search(place)
+    if not runs:
+        raise UserError(
+            f"{place}: there is no run here. Name a run directory such as runs/x/001, a folder "
+            "with runs below it, or an archive (.zip)."
+        )
+    found = [run for run in runs if run == place or (run / STATE).is_file()]
+    for run in sorted(set(runs) - set(found)):
+        tell(f"{run}: was not recorded for Comet; to send it all the same, name it itself")
+    return found
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / STATUS).is_file()
+
+
+def _search(place: Path) -> list[Path]:
+    found: list[Path] = []
+    for folder, folders, _ in os.walk(place):
+        if _is_run(Path(folder)):
+            found.append(Path(folder))
+            folders.clear()
+    return sorted(found)
+
+
+def _connect() -> str:
+    """The key, once Comet is known to be there.
+
+    Raises:
+        UserError: There is no key, or Comet can't be reached.
+    """
     key = find_key()
     if key is None:
         raise UserError(f"comet upload: Comet's key is missing. {NO_KEY}.")
     obstacle = find_obstacle()
     if obstacle is not None:
         raise UserError(f"comet upload: {obstacle}. Nothing was sent; try again later.")
-    with ExitStack() as stack:
-        stack.enter_context(run.locked())
-        state = read_state(run.path.resolve())
+    return key
+
+
+def _upload(path: Path, key: str, destination: Destination) -> str:
+    if not path.is_dir():
+        return _upload_archive(path, key, destination)
+    run = RunDir(path)
+    with run.locked():
+        state = read_state(path.resolve())
         if not state.pending and _is_complete(run, state):
-            return f"{run.path}: nothing to send, Comet has it"
+            return f"{path}: nothing to send, Comet has it{_at(state.url)}"
         if not state.pending:
             state = _write_archive(run)
         for archive in state.pending:
-            _send(archive, key)
+            _send(archive, key, destination)
             sent = datetime.now(UTC).isoformat(timespec="seconds")
             state.update(archives={**state.archives, archive.name: sent})
-        state.update(num_records=_count_records(run))
-    return f"{run.path}: sent to Comet as experiment {state.experiment_key}"
+        if run.status["status"] == "failed":
+            _mark_crashed(key, state.experiment_key, run.status.get("error", ""))
+        state.update(
+            num_records=_count_records(run),
+            has_start=True,
+            url=_find_page(key, state.experiment_key) or state.url,
+            workspace=destination.workspace or state.workspace,
+            project=destination.project or state.project,
+        )
+    return f"{path}: sent to Comet as experiment {state.experiment_key}{_at(state.url)}"
+
+
+def _upload_archive(path: Path, key: str, destination: Destination) -> str:
+    """Sends an archive that lies by itself; nothing is known of whether it was sent before."""
+    if not is_whole(path):
+        raise UserError(f"{path}: is no whole archive of Comet's. Name its run directory.")
+    with ZipFile(path) as archive:
+        experiment_key = json.loads(archive.read("experiment.json"))["offline_id"]
+    _send(path, key, destination)
+    page = _at(_find_page(key, experiment_key))
+    return f"{path}: sent to Comet as experiment {experiment_key}{page}"
+
+
+def _at(url: str | None) -> str:
+    return "" if url is None else f", {url}"
 
 
 def _is_complete(run: RunDir, state: CometState) -> bool:
@@ -88,7 +229,7 @@ def _write_archive(run: RunDir) -> CometState:
     return session.state
 
 
-def _send(archive: Path, key: str) -> None:
+def _send(archive: Path, key: str, destination: Destination) -> None:
     """Sends one archive.
 
     Raises:
@@ -97,13 +238,39 @@ def _send(archive: Path, key: str) -> None:
     import_comet()
     from comet_ml.offline import upload_single_offline_experiment
 
-    told = "the reason stands above"
+    told = "Mend what is said above"
     try:
-        is_sent = upload_single_offline_experiment(str(archive), key, force_upload=False)
-    except Exception as error:  # its text may hold the key
-        is_sent, told = False, type(error).__name__
+        is_sent = upload_single_offline_experiment(
+            str(archive),
+            key,
+            force_upload=False,
+            override_workspace=destination.workspace,
+            override_project_name=destination.project,
+        )
+    except Exception as error:
+        is_sent, told = False, explain_refusal(error, "it with --workspace NAME")
     if not is_sent:
         raise UserError(
-            f"{archive}: Comet didn't take the run ({told}). Nothing is lost: mend the cause (the "
-            "key, the workspace), and give the same command again."
+            f"{archive}: Comet didn't take the run. {told}, and give the same command again; "
+            "nothing is lost."
         )
+
+
+def _mark_crashed(key: str, experiment_key: str, error: str) -> None:
+    """Shows an experiment as crashed; of an archive comet_ml sends no more than the error."""
+    from comet_ml.connection.connection_factory import get_rest_api_client
+
+    with suppress(Exception), only_errors(logging.CRITICAL):  # what counts has arrived
+        client = get_rest_api_client("v2", api_key=key)
+        told = hide_home(remove_secrets(error))
+        client.update_experiment_error_status(experiment_key, False, told, has_crashed=True)
+
+
+def _find_page(key: str, experiment_key: str) -> str | None:
+    """The experiment's page; None where Comet doesn't say."""
+    try:
+        with only_errors(logging.CRITICAL):
+            found = import_comet().API(api_key=key).get_experiment_by_key(experiment_key)
+        return None if found is None else str(found.url)
+    except Exception:  # the run has arrived, which is what counts
+        return None

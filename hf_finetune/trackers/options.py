@@ -69,7 +69,7 @@ class TrackioOptions(Section):
     project: str = PROJECT
     """The project that the run belongs to."""
     examples: Count = 16
-    """Training images as the model sees them."""
+    """Training images as the model sees them, or clips as it hears them."""
 
 
 class WandbOptions(Section):

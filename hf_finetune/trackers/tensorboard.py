@@ -6,6 +6,7 @@ of the history; `tensorboard --logdir runs` shows every run below a folder.
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,13 @@ class TensorboardTracker(Tracker):
             for number, example in enumerate(shown):
                 self._add_example(f"training/{number:02d}", example)
 
+    def where(self) -> str | None:
+        """What to type: it shows the run beside its neighbours."""
+        parent = self._run.options.tensorboard.directory
+        runs = Path(parent) if parent else self._run.directory.resolve().parent.parent
+        near = runs.relative_to(Path.cwd()) if runs.is_relative_to(Path.cwd()) else runs
+        return f"tensorboard --logdir {shlex.quote(str(near))}"
+
     def on_record(self, record: Record) -> None:
         """Writes the record's metrics, and the epoch that the step belongs to."""
         measured = read_record(record)
@@ -58,14 +66,23 @@ class TensorboardTracker(Tracker):
         for name, path in list_pictures(self._run.directory).items():
             self._add_picture(name, path, results.step)
         scores = {f"hparam/{n}": results.metrics[n] for n in ("test/accuracy", "test/macro_f1")}
-        self._writer.add_hparams(
-            read_parameters(self._run.directory), scores, run_name=".", global_step=results.step
-        )
+        self._add_parameters(scores, results.step)
 
     def finish(self, status: str, error: str | None = None) -> None:
         """Says how the run ended, and closes the files."""
         self._writer.add_text("status", status if error is None else f"{status}: {error}")
         self._writer.close()
+
+    def _add_parameters(self, scores: dict[str, float], step: int) -> None:
+        from torch.utils.tensorboard import summary
+
+        # The writer's own add_hparams opens a second file, after which TensorBoard no longer reads
+        # what comes into the first.
+        describe: Any = summary.hparams  # untyped
+        for part in describe(read_parameters(self._run.directory), scores):
+            self._writer.file_writer.add_summary(part, step)
+        for name, value in scores.items():
+            self._writer.add_scalar(name, value, step)
 
     def _add_example(self, name: str, example: Example) -> None:
         if example.sampling_rate_hz is None:

@@ -33,16 +33,15 @@ def add(verbs: Verbs[argparse.ArgumentParser]) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    import json
-
     from hf_finetune.console import format_scores, format_table
     from hf_finetune.inference import evaluate_model
+    from hf_finetune.runs.run_dir import format_json
 
     split = arguments.split
     scored, scores = evaluate_model(arguments.model, arguments.config, arguments.overrides, split)
     as_json = arguments.format == "json"
     table = {"model": str(scored), **format_scores(split, scores)}
-    print(json.dumps(scores, indent=1) if as_json else format_table(table))
+    print(format_json(scores) if as_json else format_table(table))
     return 0
 
 

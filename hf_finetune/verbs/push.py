@@ -19,6 +19,7 @@ def add(verbs: Verbs[argparse.ArgumentParser]) -> None:
         action=argparse.BooleanOptionalAction,
         help="whether a repository made by the push is private (yes, or as it was configured)",
     )
+    parser.add_argument("--license", metavar="NAME", help="for the card, such as apache-2.0")
 
 
 def _push(arguments: argparse.Namespace) -> int:
@@ -29,6 +30,7 @@ def _push(arguments: argparse.Namespace) -> int:
         arguments.repo_id,
         revision=arguments.revision,
         private=arguments.private,
+        model_license=arguments.license,
         show_bars=sys.stderr.isatty(),
     )
     print(describe_push(pushed))

@@ -17,6 +17,10 @@ SHORT_FORMS = {
     "--seed": "seed",
 }
 
+RESUME_HELP = (
+    "go on with a run that was cut off; hub.*, trackers, tracking.* and data.root may be set anew"
+)
+
 
 def add(verbs: Verbs[argparse.ArgumentParser]) -> None:
     """Adds `train`."""
@@ -24,7 +28,7 @@ def add(verbs: Verbs[argparse.ArgumentParser]) -> None:
     add_config(train, required=False)
     for flag, key in SHORT_FORMS.items():
         train.add_argument(flag, dest=key, metavar="VALUE", help=f"short for {key}=VALUE")
-    train.add_argument("--resume", metavar="RUN", help="go on with a run that was cut off")
+    train.add_argument("--resume", metavar="RUN", help=RESUME_HELP)
     train.add_argument("--repeat-seeds", type=int, metavar="N", help="N runs, seeds in a row")
     train.add_argument("--print-config", action="store_true", help="print every setting and stop")
     train.add_argument("--quiet", action="store_true", help="print nothing but errors")
@@ -59,14 +63,17 @@ def _run_training(arguments: argparse.Namespace) -> int:
 
 
 def _resume(arguments: argparse.Namespace) -> int:
-    if arguments.config is not None or arguments.overrides or arguments.repeat_seeds is not None:
+    others = (arguments.config, arguments.repeat_seeds, arguments.print_config or None)
+    if any(other is not None for other in others):
         raise UserError(
-            "--resume: a run goes on with its own configuration. Leave out --config, settings and "
-            "--repeat-seeds."
+            "--resume: a run goes on with its own configuration. Leave out --config, "
+            "--repeat-seeds and --print-config."
         )
     from hf_finetune.finetuning import finetune
+    from hf_finetune.runs.resumption import load_resumed_config
     from hf_finetune.runs.run_dir import load_unfinished_run
 
     run = load_unfinished_run(arguments.resume)
-    finetune(run.config, resume_from=run.path, quiet=arguments.quiet)
+    config = load_resumed_config(run, arguments.overrides)
+    finetune(config, resume_from=run.path, quiet=arguments.quiet)
     return 0

@@ -69,7 +69,7 @@ def write_and_read(session: Session) -> None:
 
     hub, repo = session.hub, "ann/pets"
     session.see("here", load_data(load_config(session.config).data).fingerprint)
-    session.push("push", "--repo-id", repo, "--private", "--license", "mit", "--language", "en")
+    session.push("push", "--repo-id", repo, "--license", "mit", "--language", "en")
     pushed = hub.repositories[repo]
     session.see("private", pushed.private)
     session.see("files", sorted(hub.files(repo)))
@@ -86,6 +86,27 @@ def write_and_read(session: Session) -> None:
     session.read("read first", repo_id=repo, revision=first)
     session.read("read branch", repo_id=repo, revision="trial")
     session.read("read main", repo_id=repo)
+    session.push("open", "--repo-id", "ann/open", "--no-private")
+    session.see("open is private", hub.repositories["ann/open"].private)
+
+
+def meet_a_card_of_ones_own(session: Session) -> None:
+    """A repository whose card was rewritten by hand, and whose data change."""
+    hub, repo = session.hub, "ann/own"
+    session.push("first of own", "--repo-id", repo, "--license", "mit")
+    files = hub.files(repo)
+    written = files["README.md"].decode()
+    head = written.split("---\n")[1].replace("license: mit", "license: cc0-1.0")
+    raw = "configs:\n- config_name: raw\n  data_files: raw/*.png\n"
+    card = f"---\n{head.replace('configs:' + chr(10), raw)}---\n\n# My pets\n\nBy hand.\n"
+    hub.repositories[repo].commit("main", {**files, "README.md": card.encode()}, "by hand")
+    session.push("own", "--repo-id", repo, "data.max_train_examples=9")
+    session.see("own card", hub.files(repo)["README.md"].decode())
+    session.read("read own", repo_id=repo)
+    broken = b"---\nconfigs: none\n---\nBy hand.\n"
+    hub.repositories[repo].commit("main", {**hub.files(repo), "README.md": broken}, "by hand")
+    session.push("broken card", "--repo-id", repo)
+    session.see("broken card stays", hub.files(repo)["README.md"] == broken)
 
 
 def be_refused(session: Session) -> None:
@@ -144,6 +165,7 @@ def main() -> None:
         time.sleep = lambda seconds: None  # the clients' own waits between their tries
         session = Session(hub, folder)
         write_and_read(session)
+        meet_a_card_of_ones_own(session)
         be_refused(session)
         session.see("card", hub.files("ann/pets", session.steps["first"])["README.md"].decode())
         sent = b"".join(hub.bodies).decode("latin-1")

@@ -201,7 +201,7 @@ def test_the_verb_says_what_it_did(
 ):
     config = tmp_path / "x.yaml"
     config.write_text(yaml.safe_dump({"data": {"name": "corrupt_mnist"}, "model": {"name": "cnn"}}))
-    words = ["push-data", "--config", str(config), "--to", str(tmp_path / "out")]
+    words = ["push-data", str(config), "--to", str(tmp_path / "out")]
     assert main([*words, f"data.root={digits_root}", "data.max_train_examples=20"]) == 0
     said = capsys.readouterr().out
     assert "examples: train 20, validation 50, test 40" in said
@@ -213,12 +213,31 @@ def test_the_verb_says_what_it_did(
     assert "is there already, and nothing is overwritten" in capsys.readouterr().err
 
 
+def test_the_configuration_may_stand_alone_or_after_its_flag(
+    digits_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    config = tmp_path / "x.yaml"
+    config.write_text(yaml.safe_dump({"data": {"name": "corrupt_mnist"}, "model": {"name": "cnn"}}))
+    root = f"data.root={digits_root}"
+    for number, words in enumerate(
+        (["--config", str(config), root], [root, "--config", str(config)], [str(config), root])
+    ):
+        settings = [*words, "data.max_train_examples=20"]
+        assert main(["push-data", *settings, "--to", str(tmp_path / str(number))]) == 0
+        assert "train 20, validation 50" in capsys.readouterr().out
+    assert main(["push-data", str(config), "--config", "y.yaml", "--to", "z"]) == 2
+    assert "there are two configurations" in capsys.readouterr().err
+    assert main(["push-data", root, "--to", "z"]) == 2
+    assert "hf-finetune push-data CONFIG --repo-id OWNER/NAME" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("publication", "message"),
     [
         (Publication(), r"nowhere to publish to\. Name a repository of the Hub with --repo-id"),
         (Publication(repo_id="digits"), r"--repo-id: must be owner/name .*, got 'digits'"),
         (Publication(folder=Path("x"), private=True), r"--private: it is for a repository"),
+        (Publication(folder=Path("x"), private=False), r"--no-private: it is for a repository"),
         (Publication(folder=Path("x"), revision="v"), r"--revision: it is for a repository"),
         (Publication(repo_id="a/b"), r"HF_HUB_OFFLINE forbids the network.*type again: hf-fine"),
     ],
@@ -261,7 +280,8 @@ def test_what_is_pushed_is_read_back(session: dict[str, Any]):
     assert code == 0
     assert f"ann/pets: pushed, commit {session['first'][:7]} of http" in said
     assert "read it with: data: {name: hub, repo_id: ann/pets, color: rgb}" in said
-    assert session["private"] is True
+    assert session["private"] is True  # unless asked otherwise
+    assert (session["open"][0], session["open is private"]) == (0, False)
     parquet = [f"data/{name}-00000-of-00001.parquet" for name in ("test", "train", "validation")]
     assert session["files"] == [".gitattributes", "README.md", *parquet]
     assert session["read"][0] == session["here"]
@@ -281,6 +301,25 @@ def test_pushing_again_changes_what_has_changed(session: dict[str, Any]):
     assert session["commits"] == 2  # the Hub's own first one, and one push
     assert session["smaller"][0] == 0  # though the Hub said 503 once
     assert session["files of smaller"] == session["files"]  # and no data/old-…
+
+
+def test_a_card_of_ones_own_is_kept(session: dict[str, Any]):
+    code, said = session["own"]
+    assert code == 0
+    assert "a text of your own, and was left as it is but for what its head says" in said
+    assert "names no license" not in said
+    _, head, body = session["own card"].split("---\n")
+    assert body == "\n# My pets\n\nBy hand.\n"
+    data = yaml.safe_load(head)
+    assert data["license"] == "cc0-1.0"
+    assert [one["config_name"] for one in data["configs"]] == ["default", "raw"]
+    # Else nobody could read it: the datasets library compares the numbers.
+    assert data["dataset_info"]["splits"][0]["num_examples"] == 9
+    assert re.fullmatch("[0-9a-f]{16}", session["read own"][0])
+    assert "a text of your own" not in session["again"][1]
+    code, said = session["broken card"]
+    assert (code, session["broken card stays"]) == (2, True)
+    assert "has a card of your own whose head can't be read" in said
 
 
 def test_revisions_are_told_apart(session: dict[str, Any]):

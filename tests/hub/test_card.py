@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import copy
+import csv
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
+from hf_finetune.hub import HubError
 from hf_finetune.hub.card import MARKER, ModelFacts, write_card
 from hf_finetune.hub.record import YOUR_PATH, RunRecord, read_record, without_paths
 from hf_finetune.runs.run_dir import RunDir
@@ -46,8 +47,17 @@ def test_what_a_person_finds(record: RunRecord):
     for heading in ("Use", "Intended use", "Data and split", "Results", "Limits", "Training"):
         assert f"\n## {heading}\n" in card
     assert "| train | 80 | training |" in card
-    assert "Group overlap between the splits: none: no file lies in two splits." in card
-    assert "the test split chose nothing" in card.lower()
+    assert "Group overlap between the splits: none (no file lies in two splits)." in card
+    assert (
+        "| validation | 40 | choosing the weights |\n| test | 40 | scored once, at the end |"
+        in card
+    )
+    metric, step, steps = (
+        record.metrics[key] for key in ("metric_for_best_model", "best_step", "steps")
+    )
+    best = f"best {metric}, step {step} of {steps}"
+    chosen = f"validation chose the weights ({best}), so its score can be too good"
+    assert f"The test split chose nothing; {chosen}." in card
     assert "1,234,567 parameters, trained from scratch" in card
     assert "torch 2." in card
     assert "cores of" in card
@@ -69,6 +79,7 @@ def test_the_metadata(record: RunRecord):
     )
     assert (data.pipeline_tag, data.library_name) == ("image-classification", "transformers")
     assert data.metrics == ["accuracy", "f1"]
+    assert data.tags == ["hf_finetune"]  # the Hub takes the task from pipeline_tag
     assert {result.dataset_split for result in data.eval_results} == {"test", "validation"}
     assert {result.dataset_type for result in data.eval_results} == {"corrupt_mnist"}
     plain = data_of(write_card(record, MODEL)).to_dict()
@@ -96,19 +107,71 @@ def test_a_test_split_that_chose_is_no_test(record: RunRecord):
     assert "Test accuracy" not in card
     assert f"**Validation accuracy {record.metrics['validation']['accuracy']:.2%}**" in card
     assert "| held out (no test, see below) |" in card
-    assert "7 of the examples held out stand in validation too" in card
+    assert "| held out | 40 | scored at the end; 7 of them stand in validation too |" in card
+    assert "7 of the examples held out stand in validation too: they helped to choose" in card
+    assert "scored once, at the end" not in card
     assert "test split" not in write_card(replace(record, shared_examples=7, pictures=()), MODEL)
     assert "### By class (validation split)" in card
     assert {result.dataset_split for result in data_of(card).eval_results} == {"validation"}
 
 
-def test_shared_examples_are_counted(run: RunDir):
+@pytest.mark.parametrize("column", ["id", "content"])
+def test_shared_examples_are_counted(run: RunDir, column: str):
+    shutil.rmtree(run.path / "predictions")  # as with run.predictions: false
     assert read_record(run).shared_examples == 0
-    ids = pq.read_table(run.path / "predictions/validation.parquet")["id"].to_pylist()[:3]
-    pq.write_table(pa.table({"id": [*ids, "other"]}), run.path / "predictions/test.parquet")
+    with (run.path / "split.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    rows_of = {
+        name: [row for row in rows if row["split"] == name] for name in ("validation", "test")
+    }
+    for twin, row in zip(rows_of["validation"][:3], rows_of["test"], strict=False):
+        row[column] = twin[column]
+    with (run.path / "split.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
     record = read_record(run)
     assert record.shared_examples == 3
     assert [path.name for path in record.pictures] == ["curves.png"]
+    (run.path / "split.csv").unlink()
+    with pytest.raises(HubError, match=r"split\.csv: the file is missing.* Copy it from where"):
+        read_record(run)
+
+
+def test_one_evaluation_leaves_nothing_to_choose(run: RunDir):
+    assert read_record(run).num_evaluations == 2
+    history = run.path / "history.jsonl"
+    lines = history.read_text().splitlines(keepends=True)
+    first = next(line for line in lines if "validation/loss" in line)
+    history.write_text("".join(line for line in lines if line != first))
+    record = read_record(run)
+    card = write_card(record, MODEL)
+    assert record.metrics is not None
+    step = f"step {record.metrics['best_step']} of {record.metrics['steps']}"
+    nothing = f"there was one evaluation (at {step}), so validation had nothing to choose"
+    assert f"The test split chose nothing; {nothing}." in card
+    assert "| validation | 40 | scored once: there was nothing to choose |" in card
+    assert "can be too good" not in card
+    assert "helped" not in write_card(replace(record, shared_examples=7), MODEL)
+    history.unlink()
+    assert "validation chose the weights" in write_card(read_record(run), MODEL)
+
+
+def test_the_commit_stands_with_the_versions(record: RunRecord):
+    for is_dirty, told in ((False, ""), (True, ", which had uncommitted changes")):
+        git = {"commit": "0a1b2c", "is_dirty": is_dirty}
+        card = write_card(replace(record, environment={**record.environment, "git": git}), MODEL)
+        assert f"| commit | 0a1b2c of the folder it ran in{told} |" in card
+    card = write_card(replace(record, environment={**record.environment, "git": None}), MODEL)
+    assert "| commit |" not in card
+
+
+def test_leaks_and_limits(record: RunRecord):
+    plan = {**record.plan, "leaks": "2 found, see the warnings"}
+    limits = ("test shares 3 of its <files>", "model.lora is odd.")
+    card = write_card(replace(record, plan=plan, limits=limits), MODEL)
+    assert "Group overlap between the splits: 2 found, see the limits." in card
+    assert "\n- Test shares 3 of its \\<files\\>.\n- model.lora is odd.\n" in card
 
 
 def test_while_training_goes_on(record: RunRecord):
@@ -196,8 +259,28 @@ def test_settings_without_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert without_paths(hub)["model"]["checkpoint"] == "facebook/deit-tiny"
 
 
+def read_limits(run: RunDir, *texts: str) -> tuple[str, ...]:
+    run.set_status("finished", limits=texts)
+    return read_record(run).limits
+
+
 def test_paths_in_texts(run: RunDir):
-    run.set_status("finished", warnings=["it runs on; see runs/small/x.csv, ../y and C:\\z"])
+    text = "it runs on; see runs/small/x.csv, ../y and C:\\z"
     tree = (run.path / "config.yaml").read_text()
     (run.path / "config.yaml").write_text(tree.replace(run.config.run.directory, "runs"))
-    assert read_record(run).warnings == ("it runs on; see …, … and …",)
+    assert read_limits(run, text) == ("it runs on; see …, … and …",)
+
+
+def test_the_run_directory_is_hidden_and_addresses_stay_whole(run: RunDir):
+    places = (str(run.path), "mine/runs/small/001", "small/001/comet", "../small/001/x.csv")
+    assert read_limits(run, *(f"see {place}. So" for place in places)) == (
+        ("see …. So",) * 2 + ("see … So",) * 2
+    )
+    whole = (
+        "it lies at https://example.org/a/small/001, http://127.0.0.1:9/x/ and (hf://me/digits)",
+        "small/0012.png is odd, and small/001b too",
+    )
+    assert read_limits(run, *whole) == whole
+    assert read_limits(run, "file:///home/me/x and sqlite:////home/me/y.db") == (
+        "file://… and sqlite:///…",
+    )

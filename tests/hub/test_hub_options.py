@@ -6,6 +6,7 @@ import pytest
 
 from hf_finetune.config import config_from, dump_config, parse_config
 from hf_finetune.errors import ConfigError
+from hf_finetune.hub import HubOptions, describe_hub
 
 LEAST = {"data": {"name": "corrupt_mnist"}, "model": {"name": "cnn"}}
 
@@ -19,6 +20,25 @@ def problem_of(**hub: object) -> str:
 
 def test_nothing_is_pushed_by_default():
     assert config_from(LEAST).hub.repo_id is None
+    assert describe_hub(config_from(LEAST).hub) is None
+
+
+@pytest.mark.parametrize(
+    ("hub", "told"),
+    [
+        ({"revision": "main"}, "me/x, private if new, at the end"),
+        (
+            {"private": False, "when": "best"},
+            "me/x, public if new, at each new best evaluation and at the end",
+        ),
+        (
+            {"revision": "trial", "when": "every_save"},
+            "me/x (branch trial), private if new, at each checkpoint and at the end",
+        ),
+    ],
+)
+def test_the_plan_says_where_and_when(hub: dict[str, object], told: str):
+    assert describe_hub(HubOptions.model_validate({"repo_id": "me/x", **hub})) == told
 
 
 def test_an_override_is_enough_to_push():

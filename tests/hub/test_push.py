@@ -8,7 +8,6 @@ import re
 import shlex
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ import torch
 import yaml
 from safetensors.torch import load, load_file
 from servers.writable_hub import TOKEN, Fault, WritableHub
-from torch import nn
 
 from hf_finetune.cli import main
 from hf_finetune.config import config_from, dump_config, parse_config
@@ -62,7 +60,7 @@ def test_everything_that_is_needed_and_nothing_else(hub: WritableHub, run: RunDi
 
 
 def test_nothing_of_this_machine_is_pushed(hub: WritableHub, run: RunDir, finished: RunDir):
-    run.set_status("finished", warnings=[f"{finished.path}/x.png is odd", "~/b.wav, too"])
+    run.set_status("finished", limits=[f"{finished.path}/x.png is odd", "~/b.wav, too"])
     push_run(run.path, "me/digits")
     here = str(finished.path.parents[2])  # data and runs of the original
     traces = [TOKEN, here, str(run.path), str(Path.cwd()), str(Path.home()) + "/", "~/b.wav"]
@@ -198,6 +196,7 @@ def test_training_ends_with_a_push(hub: WritableHub, make_tree: Tree, capsys):
     assert result.run.status["hub"]["repo_id"] == "me/digits"
     assert set(hub.files("me/digits")) == PUSHED - {"curves.png", "confusion_matrix.png"}
     out = capsys.readouterr().out
+    assert re.search(r"\nhub +me/digits, private if new, at the end\n", out)
     assert f"pushed to       {hub.address}/me/digits" in out
     assert TOKEN not in out
 
@@ -212,79 +211,46 @@ def test_a_run_survives_a_push_that_fails(hub: WritableHub, make_tree: Tree, cap
     assert "Push it with:" in capsys.readouterr().err
     # The command of the message, without its repository: the configuration names it.
     push_run(result.run.path)
-    assert "README.md" in hub.files("me/digits")
+    card = hub.files("me/digits")["README.md"].decode()
+    limits = card.partition("## Limits\n\n")[2].partition("\n\n## ")[0]
+    assert limits.count("\n") == 1  # what the scores hold for, and rare classes
+    for trace in ("pushed", "403", str(result.run.path), "runs/small"):
+        assert trace not in card
 
 
-def test_pushes_while_training_goes_on(hub: WritableHub, make_tree: Tree):
-    seen: list[dict[str, bytes]] = []
-
-    class Watch:
-        """Waits after each evaluation until the Hub has its weights."""
-
-        def on_step(self, step: int, loss: torch.Tensor, model: nn.Module) -> None:
-            if step % 7 == 1 and step > 7:  # the first step after an epoch
-                for _ in range(1000):
-                    messages = hub.repositories["me/digits"].messages
-                    if len(messages) > len(seen) + 1:
-                        break
-                    time.sleep(0.01)
-                seen.append(hub.files("me/digits"))
-
-        def on_record(self, record: Any) -> None:
-            pass
-
-    tree = make_tree(hub={"repo_id": "me/digits", "when": "every_save"})
-    result = finetune(config_from(tree), quiet=True, listeners=(Watch(),))
-    (first,) = seen
-    card = first["README.md"].decode()
-    assert "**Training goes on.** These are the weights after step 7 (epoch 1)" in card
-    assert "test accuracy" not in card.lower()
-    assert "model-index" not in card
-    assert "metrics.json" not in first
-    last = hub.files("me/digits")
-    assert "Training goes on" not in last["README.md"].decode()
-    weights = load_file(result.run.model / "model.safetensors")
-    names = load(first["model.safetensors"]).keys()
-    assert names == weights.keys()
-    assert hub.repositories["me/digits"].messages[1] == "small/001, step 7"
-
-
-def test_a_push_on_the_way_never_stops_training(hub: WritableHub, make_tree: Tree, capsys):
-    hub.faults.append(Fault("POST", "/commit/", 403, 1))
-    tree = make_tree(hub={"repo_id": "me/digits", "when": "best"})
+def test_only_what_is_of_data_and_model_limits_it(hub: WritableHub, make_tree: Tree):
+    tree = make_tree(features={"augmentation": {"horizontal_flip": 0.5}})
     result = finetune(config_from(tree), quiet=True)
-    assert result.run.status["status"] == "finished"
-    assert "is not pushed: 'me/digits' is refused" in capsys.readouterr().err
-    assert "model-index" in hub.files("me/digits")["README.md"].decode()
+    result.run.warn("the tracker is down; see runs/small/001")
+    result.run.warn("answers change with padding", is_limit=True)
+    push_run(result.run.path)
+    card = hub.files("me/digits")["README.md"].decode()
+    assert "mirrors the digits of corrupt" in card
+    assert "\n- Answers change with padding.\n" in card
+    assert "tracker" not in card
+    assert len(result.run.status["warnings"]) == 3
 
 
-def test_a_resumed_run_goes_on_in_the_same_repository(hub: WritableHub, make_tree: Tree):
-    class Stop:
-        def on_step(self, step: int, loss: torch.Tensor, model: nn.Module) -> None:
-            if step == 9:
-                raise KeyboardInterrupt
-
-        def on_record(self, record: Any) -> None:
-            pass
-
-    tree = make_tree(hub={"repo_id": "me/digits", "when": "best"})
-    with pytest.raises(KeyboardInterrupt) as stopped:
-        finetune(config_from(tree), quiet=True, listeners=(Stop(),))
-    messages = hub.repositories["me/digits"].messages
-    assert messages == ["initial commit", "small/001, step 7"]
-    path = str(stopped.value).split("--resume ")[1]
-    assert main(["train", "--resume", path, "--quiet"]) == 0
-    assert messages[-1] == "small/001, as it came out"
-    assert list(hub.repositories) == ["me/digits"]
-    assert RunDir(Path(path)).status["hub"]["repo_id"] == "me/digits"
+def test_a_run_that_cant_be_written_to_is_pushed(hub: WritableHub, run: RunDir, capsys):
+    (run.path / ".run.json.unfinished").mkdir()  # no right to write would not stop root
+    assert main(["push", str(run.path), "--repo-id", "me/digits"]) == 0
+    told = capsys.readouterr()
+    assert "pushed to" in told.out
+    assert f"warning: {run.path}: the run is pushed, but its run.json can't be" in told.err
+    assert set(hub.files("me/digits")) == PUSHED
+    assert "hub" not in run.status
 
 
-def test_adapters_are_pushed_at_the_end_only(hub: WritableHub, make_tree: Tree):
-    tree = make_tree(hub={"repo_id": "me/digits", "when": "best"})
-    tree["model"] = {"name": "auto_image", "checkpoint": "vit", "pretrained": False, "lora": {}}
-    with pytest.raises(HubError, match=r"Write hub\.when: end"):
-        finetune(config_from(tree), quiet=True)
-    assert hub.requests == []
+def test_a_license_that_is_missing_is_said(hub: WritableHub, run: RunDir, capsys):
+    words = ["push", str(run.path), "--repo-id", "me/digits"]
+    assert main(words) == 0
+    assert "the model card  names no license; say which with" in capsys.readouterr().out
+    assert main([*words, "--license", "apache-2.0"]) == 0
+    assert "names no license" not in capsys.readouterr().out
+    assert b"\nlicense: apache-2.0\n" in hub.files("me/digits")["README.md"]
+    hub.faults.append(Fault("POST", "/commit/", 403))
+    assert main([*words, "--license", "mit"]) == 2
+    assert capsys.readouterr().err.rstrip().endswith("--license mit")
 
 
 def test_several_runs_are_not_pushed_over_each_other(hub: WritableHub, make_tree: Tree):

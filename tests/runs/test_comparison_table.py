@@ -7,7 +7,9 @@ import io
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from runs.comparable_runs import Scored, write_run
 
 from hf_finetune.cli import main
 from hf_finetune.errors import UserError
+from hf_finetune.runs import plots
 from hf_finetune.runs.comparison import compare_runs
 from hf_finetune.runs.comparison.curves import draw_comparison
 from hf_finetune.runs.comparison.table import format_comparison
@@ -140,6 +143,62 @@ def test_the_picture_shows_each_row_in_its_color(runs: Path, tmp_path: Path):
     for color in ((0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00), (0x00, 0x9E, 0x73)):
         assert (pixels == color).all(axis=1).sum() > 100
     assert not (pixels == (0xCC, 0x79, 0xA7)).all(axis=1).any()  # there is no fourth
+
+
+@pytest.fixture
+def panels(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], tuple[list[Any], str]]:
+    """Draws the runs of a folder: both panels, and what stands below them."""
+
+    def draw(folder: Path) -> tuple[list[Any], str]:
+        figures: list[Any] = []
+        monkeypatch.setattr(plots, "save_figure", lambda figure, _: figures.append(figure))
+        draw_comparison(compare_runs([str(folder)]), Path("unwritten.png"))
+        return figures[0].axes, figures[0].get_supxlabel()
+
+    return draw
+
+
+Panels = Callable[[Path], tuple[list[Any], str]]
+
+
+def test_every_seed_is_seen_after_one_evaluation(tmp_path: Path, panels: Panels):
+    for seed, accuracy in enumerate((0.5, 0.7)):
+        settings = {"name": "corrupt_mnist_sample", "seed": seed}
+        write_run(tmp_path, Scored([accuracy], accuracy, settings))
+    axes, told = panels(tmp_path)
+    lines = [(*line.get_ydata(), line.get_marker()) for line in axes[1].lines]
+    assert lines == [(0.5, "o"), (0.7, "o"), (pytest.approx(0.6), "o")]
+    *seeds, mean = [line.get_markersize() for line in axes[1].lines]
+    assert max(seeds) < mean
+    assert told == "thick and large: mean of a row's seeds; thin and small: each seed"
+    assert [text.get_text() for text in axes[1].texts] == ["1 corrupt_mnist_sample/001-002"]
+
+
+def test_long_curves_have_no_markers_and_single_runs_need_no_words(tmp_path: Path, panels: Panels):
+    write_run(tmp_path, Scored([0.01 * step for step in range(1, 14)], 0.5))
+    axes, told = panels(tmp_path)
+    assert [line.get_marker() for line in axes[0].lines] == [""]
+    assert told == ""
+
+
+def test_grey_lines_are_explained(tmp_path: Path, panels: Panels):
+    for number in range(7):
+        settings = {"name": f"run_{number}", "train__num_train_epochs": 1 + number}
+        write_run(tmp_path, Scored([0.1 * number], 0.5, settings))
+    axes, told = panels(tmp_path)
+    assert told == "grey: row 7 and those after it"
+    assert len(axes[0].texts) == 6
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "focal"])
+def test_the_picture_says_where_losses_do_not_compare(loss: str, tmp_path: Path, panels: Panels):
+    for name, own in (("one", "cross_entropy"), ("other", loss)):
+        settings = {"name": name, "loss__name": own, "model__dropout": len(name) / 10}
+        write_run(tmp_path, Scored([0.5], 0.5, settings))
+    axes, _ = panels(tmp_path)
+    note = "" if loss == "cross_entropy" else "\n(not the same function in all rows)"
+    assert axes[0].get_title(loc="left") == f"validation/loss{note}"
+    assert axes[1].get_title(loc="left") == "validation/accuracy"
 
 
 def test_a_picture_that_can_not_be_drawn_is_said(runs: Path, tmp_path: Path):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hf_finetune.runs import plots
 from hf_finetune.runs.plots import draw_confusion_matrix, draw_curves, draw_examples
 
 BLUE, ORANGE, GREEN = (0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00), (0x00, 0x9E, 0x73)
@@ -126,6 +127,41 @@ def test_one_record_is_a_visible_point(tmp_path: Path) -> None:
     pixels = drawn(training_records(1), tmp_path / "one.png")
     below_the_legend = pixels[pixels.shape[0] * 3 // 10 :]
     assert count(below_the_legend, BLUE) > 20
+
+
+def panels_of(records: Records, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The axes that are drawn: losses, scores, learning rate."""
+    figures: list[Any] = []
+    monkeypatch.setattr(plots, "save_figure", lambda figure, _: figures.append(figure))
+    draw_curves(records, Path("unwritten.png"))
+    return figures[0].axes[:3]
+
+
+@pytest.mark.parametrize("accuracies", [(0.33,), (0.0,), (1.0,), (0.97, 0.98)])
+def test_scores_that_hardly_differ_are_not_magnified(
+    accuracies: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = [{**r, "validation/macro_f1": None} for r in validation_records(*accuracies)]
+    low, high = panels_of(records, monkeypatch)[1].get_ylim()
+    assert high - low == pytest.approx(0.1, abs=0.02)
+    assert low <= min(accuracies)
+    assert max(accuracies) <= high <= 1.011
+
+
+def test_scores_that_differ_fill_their_panel(monkeypatch: pytest.MonkeyPatch) -> None:
+    low, high = panels_of(validation_records(0.3, 0.8), monkeypatch)[1].get_ylim()
+    assert (low, high) == (pytest.approx(0.17, abs=0.02), pytest.approx(0.83, abs=0.02))
+
+
+def test_a_rate_that_ends_at_nothing_shows_its_last_point_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rates = [{"step": 1, "train/learning_rate": 1e-3}, {"step": 9, "train/learning_rate": 0.0}]
+    axes = panels_of(rates, monkeypatch)[2]
+    (line,) = axes.lines
+    assert axes.get_ylim()[0] == 0
+    assert line.get_marker() == "o"
+    assert not line.get_clip_on()
 
 
 def test_values_that_are_no_number_leave_the_rest_alone(tmp_path: Path) -> None:

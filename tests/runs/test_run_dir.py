@@ -16,7 +16,7 @@ from sklearn import metrics as sklearn_metrics
 from hf_finetune import finetune, load_config, load_run
 from hf_finetune.errors import DataError, TrainingError, UserError
 from hf_finetune.models import load_classifier
-from hf_finetune.runs.run_dir import create_run_dir, find_run
+from hf_finetune.runs.run_dir import create_run_dir, find_run, format_json
 from hf_finetune.trackers.jsonl import HISTORY, JsonlTracker, read_history
 
 
@@ -99,6 +99,16 @@ def test_metrics_follow_from_the_predictions(run: Any):
         assert scores["loss"] == pytest.approx(float(loss), rel=1e-5)
 
 
+def test_a_matrix_is_written_a_line_a_row(run: Any):
+    lines = [line.strip(" ,") for line in (run.path / "metrics.json").read_text().splitlines()]
+    rows = run.metrics["test"]["confusion_matrix"]
+    assert len(rows) == 10
+    assert all(json.dumps(row) in lines for row in rows)
+    text = format_json({"rows": [[1, None], [], [-2.5e-7]], "names": ["[\n 1,\n 2\n]", "[ 3 ]"]})
+    assert json.loads(text)["names"] == ["[\n 1,\n 2\n]", "[ 3 ]"]
+    assert text.splitlines()[2:5] == ["  [1, null],", "  [],", "  [-2.5e-07]"]
+
+
 def test_the_history_holds_every_evaluation(run: Any):
     history = read_history(run.path)
     evaluations = [record for record in history if "validation/loss" in record]
@@ -110,6 +120,15 @@ def test_the_history_holds_every_evaluation(run: Any):
         {"train/learning_rate", "train/grad_norm", "train/examples_per_second"} <= set(record)
         for record in training
     )
+
+
+def test_the_learning_rate_is_recorded_from_the_first_step(run: Any):
+    first, second, *_ = read_history(run.path)
+    rates = [record["train/learning_rate"] for record in (first, second)]
+    assert [first["step"], second["step"]] == [1, 3]  # an epoch has 3
+    assert rates[0] == pytest.approx(3e-3 / 25)  # where the rise begins
+    assert rates[0] < rates[1]
+    assert "train/loss" not in first
 
 
 def test_the_model_opens_again_and_answers_the_same(run: Any):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qsl, urlparse
+from urllib.parse import parse_qsl, unquote_plus, urlparse
 
 from servers.loopback import running
 
@@ -30,6 +32,11 @@ class Asset:
     about: dict[str, str]
     content: bytes
 
+    @property
+    def name(self) -> str:
+        """What Comet shows it as."""
+        return self.about.get("figName") or self.about.get("fileName", "")
+
 
 @dataclass
 class Experiment:
@@ -41,7 +48,8 @@ class Experiment:
         parameters: By name.
         others: By name; the last one holds.
         tags: In the order that they came in.
-        assets: All files, images and clips.
+        assets: All files, images and clips that it shows.
+        uploads: How often each of them, by kind and name, was sent.
         errors: Errors that were reported, each with whether it is a crash.
     """
 
@@ -51,15 +59,12 @@ class Experiment:
     others: dict[str, Any] = field(default_factory=dict)
     tags: list[str] = field(default_factory=list)
     assets: list[Asset] = field(default_factory=list)
+    uploads: Counter[tuple[str, str]] = field(default_factory=Counter)
     errors: list[tuple[str, bool]] = field(default_factory=list)
 
     def named(self, kind: str) -> dict[str, Asset]:
         """Assets of a kind by name: `image`, `audio`, `model-element`, `text-sample`, `asset`."""
-        return {
-            asset.about.get("figName") or asset.about["fileName"]: asset
-            for asset in self.assets
-            if asset.about["kind"] == kind
-        }
+        return {asset.name: asset for asset in self.assets if asset.about["kind"] == kind}
 
 
 class CometServer(ThreadingHTTPServer):
@@ -68,8 +73,12 @@ class CometServer(ThreadingHTTPServer):
     Attributes:
         experiments: By key.
         keys: API keys that are taken; empty takes any.
+        workspaces: Workspaces that there are; empty takes any.
         is_down: Cuts every connection.
+        is_silent: Takes every connection, and never answers.
+        portal: Status and page that stand in place of every answer, as a network's sign-in does.
         requests: Path and body of each request.
+        queries: What stood after the path, of each.
         registered: Models that were registered, as asked for.
     """
 
@@ -79,14 +88,30 @@ class CometServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.experiments: dict[str, Experiment] = {}
         self.keys: set[str] = set()
+        self.workspaces: set[str] = set()
         self.is_down = False
+        self.is_silent = False
+        self.portal: tuple[int, bytes] | None = None
+        self.closing = threading.Event()
         self.requests: list[tuple[str, bytes]] = []
+        self.queries: list[str] = []
         self.registered: list[dict[str, Any]] = []
 
     @property
     def address(self) -> str:
         """What COMET_URL_OVERRIDE is set to."""
         return f"http://127.0.0.1:{self.server_address[1]}/clientlib/"
+
+    @property
+    def received(self) -> bytes:
+        """All that came in, but for what opens an experiment."""
+        bodies = (body for path, body in self.requests if "/logger/add/run" not in path)
+        return b"\n".join([*(query.encode() for query in self.queries), *bodies])
+
+    def server_close(self) -> None:
+        """Lets go of those who still wait for an answer."""
+        self.closing.set()
+        super().server_close()
 
     def handle_error(self, *_: Any) -> None:
         """A client that goes away is no news."""
@@ -107,12 +132,19 @@ class _Handler(BaseHTTPRequestHandler):
         self._take(gzip.decompress(body) if self.headers.get("Content-Encoding") else body)
 
     def _take(self, body: bytes) -> None:
-        if self.server.is_down:
+        if self.server.is_silent:
+            self.server.closing.wait()
+        if self.server.is_down or self.server.is_silent:
             self.close_connection = True
             self.connection.close()
             return
+        if self.server.portal is not None:
+            status, page = self.server.portal
+            self._send(status, "text/html", page)
+            return
         url = urlparse(self.path)
         self.server.requests.append((url.path, body))
+        self.server.queries.append(unquote_plus(url.query))
         verb = url.path.removeprefix("/clientlib/").removeprefix("/api/rest/v2/")
         query = dict(parse_qsl(url.query))
         if verb.endswith("/upload"):
@@ -131,12 +163,19 @@ class _Handler(BaseHTTPRequestHandler):
         content = files[0].partition(b"\r\n\r\n")[2].removesuffix(b"\r\n")
         kind = "image" if verb.startswith("visualizations") else query.get("type", "asset")
         asset = Asset({**query, "kind": kind}, content)
-        self.server.experiments[query["experimentId"]].assets.append(asset)
+        experiment = self.server.experiments[query["experimentId"]]
+        experiment.uploads[kind, asset.name] += 1
+        if query.get("overwrite", "").lower() == "true":
+            kept = [a for a in experiment.assets if (a.about["kind"], a.name) != (kind, asset.name)]
+            experiment.assets[:] = kept
+        experiment.assets.append(asset)
 
     def _answer(self, content: Any, status: int = 200) -> None:
-        text = json.dumps(content).encode()
+        self._send(status, "application/json", json.dumps(content).encode())
+
+    def _send(self, status: int, kind: str, text: bytes) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
         self.wfile.write(text)
@@ -149,6 +188,8 @@ def _open(server: CometServer, content: dict[str, Any], _: Any) -> Answer:
     """`logger/add/run`: a new experiment, or a refusal where it is there already."""
     if server.keys and content["apiKey"] not in server.keys:
         return 400, {"msg": "unknown key", "sdk_error_code": 90212}
+    if server.workspaces and content["teamName"] not in server.workspaces:
+        return 400, {"msg": "no such workspace", "sdk_error_code": 90219}
     key = content["experimentKey"]
     if key in server.experiments and not content["getOrCreateEnabled"]:
         return 400, {"msg": "exists", "sdk_error_code": 90999}
@@ -205,7 +246,10 @@ def _update_status(server: CometServer, content: dict[str, Any], _: Any) -> Answ
 
 
 def _describe(server: CometServer, _: Any, query: dict[str, str]) -> Answer:
-    return 200, {"experimentKey": query["experimentKey"], "workspaceName": "me"}
+    key = query["experimentKey"]
+    if key not in server.experiments:
+        return 404, {"msg": "no such experiment"}
+    return 200, {"experimentKey": key, "workspaceName": "me", "projectName": "digits"}
 
 
 def _list_models(server: CometServer, _: Any, query: dict[str, str]) -> Answer:

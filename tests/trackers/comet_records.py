@@ -14,6 +14,7 @@ from servers.comet import CometServer, Experiment
 from hf_finetune.runs.run_dir import RunDir
 from hf_finetune.trackers.jsonl import read_history
 
+KEY = "n0tArealKey0fAnyb0dy12345"
 # What is sent unasked: source, packages, output and the machine have paths of their own.
 HARMLESS = {
     "isAlive/ver",

@@ -1,9 +1,9 @@
-"""Trackers together, and those beside Comet, each read back with its own package's reader."""
+"""Trackers together: a fault of one costs no run, and records reach each client once."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +13,17 @@ import torch
 
 from hf_finetune.config import config_from
 from hf_finetune.errors import ConfigError, UserError
-from hf_finetune.finetuning import finetune
-from hf_finetune.runs.run_dir import RunDir, load_unfinished_run
-from hf_finetune.trackers import Tracker, Trackers, require_package
-from hf_finetune.trackers.jsonl import read_history
-from hf_finetune.trackers.records import read_record
-
-Points = dict[tuple[str, int], float]
+from hf_finetune.trackers import TrackedRun, Tracker, Trackers, require_package
+from hf_finetune.trackers.continuation import ContinuedTracker
+from hf_finetune.trackers.options import TrackingOptions
+from hf_finetune.trackers.records import Measured, read_record
 
 
 class Failing(Tracker):
-    """Fails in one place, and counts what it hears."""
+    """Fails in some places, and notes what it hears."""
 
-    def __init__(self, place: str) -> None:
-        self.place, self.heard = place, 0
+    def __init__(self, *places: str) -> None:
+        self.places, self.heard = places, list[str]()
 
     def on_record(self, record: Mapping[str, Any]) -> None:
         self._hear("on_record")
@@ -35,11 +32,11 @@ class Failing(Tracker):
         self._hear("on_results")
 
     def finish(self, status: str, error: str | None = None) -> None:
-        self._hear("finish")
+        self._hear("finish", f" {status}")
 
-    def _hear(self, place: str) -> None:
-        self.heard += 1
-        if place == self.place:
+    def _hear(self, place: str, word: str = "") -> None:
+        self.heard.append(place + word)
+        if place in self.places:
             raise ConnectionError("no route\nto host")
 
 
@@ -54,8 +51,21 @@ def test_a_tracker_that_fails_warns_once_and_is_dropped(place: str):
         trackers.on_results()
     told = "trackers: bad failed and hears no more of this run (ConnectionError: no route)"
     assert warnings == [told]
-    assert bad.heard == {"on_record": 1, "on_results": 3, "finish": 4}[place]
-    assert good.heard == 4
+    calls = {
+        "on_record": ["on_record", "finish failed"],
+        "on_results": ["on_record", "on_record", "on_results", "finish failed"],
+        "finish": ["on_record", "on_record", "on_results", "finish finished"],
+    }
+    assert bad.heard == calls[place]  # closed once, and then left alone
+    assert good.heard == ["on_record", "on_record", "on_results", "finish finished"]
+
+
+def test_a_tracker_that_fails_again_when_it_is_closed_says_no_more():
+    warnings: list[str] = []
+    bad = Failing("on_record", "finish")
+    trackers = Trackers({"bad": bad}, warnings.append)
+    trackers.on_record({"step": 1})
+    assert (bad.heard, len(warnings)) == (["on_record", "finish failed"], 1)
 
 
 def test_a_fault_of_the_history_is_a_fault_of_the_run():
@@ -96,173 +106,57 @@ def test_settings_of_a_tracker_that_is_not_named_are_a_mistake():
         config_from({**tree, "trackers": ["comet"], "tracking": {"comet": {"api_key": "x"}}})
 
 
-class Stop:
-    """Ctrl-C after a step."""
+class Noting(ContinuedTracker):
+    """Its client is a list."""
 
-    def on_step(self, step: int, *_: object) -> None:
-        if step == 9:
-            raise KeyboardInterrupt
+    def __init__(self, run: TrackedRun, num_logged: int, fault: Exception | None = None) -> None:
+        super().__init__(run, num_logged)
+        self.fault, self.logged, self.status = fault, list[Any](), ""
 
-    def on_record(self, _: object) -> None:
-        pass
+    def log_start(self) -> None:
+        self.logged.append("start")
+        if self.fault is not None:
+            raise self.fault
 
+    def log_record(self, measured: Measured) -> None:
+        has_system = "system/cpu_percent" in measured.metrics
+        self.logged.append((measured.step, measured.metrics["loss"], has_system))
 
-def run_cut_off(config: Any) -> RunDir:
-    """A run that is stopped after its checkpoint, and then resumed."""
-    with pytest.raises(KeyboardInterrupt):
-        finetune(config, quiet=True, listeners=(Stop(),))
-    unfinished = load_unfinished_run(Path(config.run.directory) / "small")
-    return finetune(unfinished.config, resume_from=unfinished.path, quiet=True).run
+    def finish(self, status: str, error: str | None = None) -> None:
+        self.status = f"{status}: {error}"
 
-
-def in_history(run: RunDir) -> Points:
-    return {
-        (name, record["step"]): float(value)
-        for record in read_history(run.path)
-        for name, value in record.items()
-        if name not in ("step", "epoch") and "second" not in name
-    }
+    def is_gone(self, error: Exception) -> bool:
+        return isinstance(error, ConnectionError)
 
 
-def test_tensorboard_shows_the_history(make_config: Callable[..., Any]):
-    pytest.importorskip("tensorboard")
-    config = make_config(trackers=["tensorboard"], tracking__tensorboard__examples=2)
-    run = run_cut_off(config)
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(run.path / "tensorboard"), {"scalars": 0, "images": 0})
-    events.Reload()
-    points = [
-        ((tag, event.step), event.value)
-        for tag in events.Tags()["scalars"]
-        for event in events.Scalars(tag)
-    ]
-    expected = in_history(run)
-    found = [(place, value) for place, value in points if place in expected]
-    assert len(found) == len(expected)  # what the resumed run did again has replaced the old
-    assert dict(found) == {place: float(np.float32(v)) for place, v in expected.items()}
-    test = np.float32(run.metrics["test"]["accuracy"])
-    assert (("test/accuracy", run.metrics["steps"]), test) in points
-    assert len([tag for tag in events.Tags()["images"] if tag.startswith("training/")]) == 2
-    plugins = events.summary_metadata["_hparams_/session_start_info"]
-    assert plugins.plugin_data.plugin_name == "hparams"
+def continue_run(folder: Path, warnings: list[str]) -> TrackedRun:
+    """A run that goes on after its third record."""
+    lines = [json.dumps({"step": step, "epoch": 1.0, "loss": step / 10}) for step in (1, 2, 3)]
+    (folder / "history.jsonl").write_text("\n".join(lines) + "\n")
+    return TrackedRun(folder, TrackingOptions(), num_records=3, warn=warnings.append)
 
 
-def test_a_tracker_that_cannot_start_costs_a_warning(
-    make_config: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("num_logged", range(7))
+def test_whatever_a_client_has_already_it_ends_with_each_record_once(
+    num_logged: int, tmp_path: Path
 ):
-    pytest.importorskip("tensorboard")
-    (tmp_path / "taken").write_text("a file")
-    config = make_config(
-        trackers=["jsonl", "tensorboard"],
-        tracking__tensorboard__directory=str(tmp_path / "taken"),
-        train__max_steps=2,
-    )
-    run = finetune(config, quiet=True).run
-    (warning,) = run.status["warnings"]
-    assert warning.startswith("trackers: tensorboard could not start, and hears nothing (")
-    assert capsys.readouterr().err.count(warning) == 1
-    assert run.status["status"] == "finished"
+    tracker = Noting(continue_run(tmp_path, []), num_logged).begin()
+    for step in (4, 5):
+        tracker.on_record({"step": step, "epoch": 2.0, "loss": step / 10})
+    expected = [(step, step / 10, step > 3) for step in range(1 + num_logged, 6)]
+    assert tracker.logged == [*(["start"] if num_logged == 0 else []), *expected]
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of its data base's library
-def test_mlflow_keeps_the_history(make_config: Callable[..., Any]):
-    pytest.importorskip("mlflow")
-    run = run_cut_off(make_config(trackers=["mlflow"]))
-    from mlflow.tracking import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{run.path.parent.parent / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("hf-finetune")
-    (kept,) = client.search_runs([experiment.experiment_id])
-    points = {
-        (name, metric.step): metric.value
-        for name in kept.data.metrics
-        for metric in client.get_metric_history(kept.info.run_id, name)
-    }
-    expected = in_history(run)
-    assert {place: points[place] for place in expected} == expected
-    assert points["test/accuracy", run.metrics["steps"]] == run.metrics["test"]["accuracy"]
-    assert kept.data.params["train.learning_rate"] == "0.01"
-    assert kept.info.run_name == "small/001"
-    assert kept.info.status == "FINISHED"
-    files = {file.path for file in client.list_artifacts(kept.info.run_id, "model")}
-    assert "model/model.safetensors" in files
+def test_what_a_client_does_not_take_is_said_and_the_rest_goes_on(tmp_path: Path):
+    warnings: list[str] = []
+    tracker = Noting(continue_run(tmp_path, warnings), 0, ValueError("too long")).begin()
+    assert [entry[0] for entry in tracker.logged[1:]] == [1, 2, 3]
+    (warning,) = warnings
+    assert warning.endswith("did not take what the run begins with (ValueError: too long)")
 
 
-@pytest.mark.slow
-def test_trackio_keeps_the_history(
-    make_config: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    pytest.importorskip("trackio")
-    import trackio.sqlite_storage as storage
-
-    monkeypatch.setattr(storage, "TRACKIO_DIR", tmp_path / "trackio")
-    run = run_cut_off(make_config(trackers=["trackio"], tracking__trackio__examples=0))
-    (name,) = storage.SQLiteStorage.get_runs("hf-finetune")
-    assert name.startswith("small/001 ")
-    logs = storage.SQLiteStorage.get_logs("hf-finetune", name)
-    points = {
-        (key, log["step"]): value
-        for log in logs
-        for key, value in log.items()
-        if isinstance(value, int | float)
-    }
-    expected = in_history(run)
-    assert {place: points[place] for place in expected} == expected
-    assert points["test/accuracy", run.metrics["steps"]] == run.metrics["test"]["accuracy"]
-
-
-@pytest.mark.slow
-def test_wandb_without_a_key_writes_into_the_run(
-    make_config: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    pytest.importorskip("wandb")
-    for name in ("WANDB_API_KEY", "WANDB_MODE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
-    run = finetune(make_config(trackers=["wandb"], tracking__wandb__examples=2), quiet=True).run
-    (offline,) = (run.path / "wandb").glob("offline-run-*")
-    points = read_wandb(next(offline.glob("*.wandb")))
-    expected = in_history(run)
-    assert {place: points[place] for place in expected} == expected
-    assert points["test/accuracy", run.metrics["steps"]] == run.metrics["test"]["accuracy"]
-    assert run.status["run_id"] in offline.name
-    with pytest.raises(UserError, match=r"tracking.wandb.mode: online needs a key"):
-        finetune(make_config(trackers=["wandb"], tracking__wandb__mode="online"), quiet=True)
-
-
-def read_wandb(path: Path) -> Points:
-    """What wandb's own file of an offline run holds."""
-    from wandb.proto import wandb_internal_pb2
-
-    points: Points = {}
-    for content in read_log(path.read_bytes()):
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(content)
-        items = {
-            item.key or "/".join(item.nested_key): json.loads(item.value_json)
-            for item in record.history.item
-        }
-        points |= {
-            (name, items["step"]): float(value)
-            for name, value in items.items()
-            if isinstance(value, int | float)
-        }
-    return points
-
-
-def read_log(content: bytes) -> Iterator[bytes]:
-    """Records of a file in LevelDB's log format: blocks of 32 KiB, pieces with 7 bytes of head."""
-    place, record = 7, b""  # the file's own head
-    while place + 7 <= len(content):
-        left = 32768 - place % 32768
-        size, kind = int.from_bytes(content[place + 4 : place + 6], "little"), content[place + 6]
-        if left < 7 or kind == 0:
-            place += left
-            continue
-        record += content[place + 7 : place + 7 + size]
-        place += 7 + size
-        if kind in (1, 4):  # whole, or the last piece
-            yield record
-            record = b""
+def test_a_client_that_goes_away_at_the_start_is_closed(tmp_path: Path):
+    tracker = Noting(continue_run(tmp_path, []), 0, ConnectionError("no route"))
+    with pytest.raises(ConnectionError):
+        tracker.begin()
+    assert (tracker.logged, tracker.status) == (["start"], "failed: ConnectionError: no route")

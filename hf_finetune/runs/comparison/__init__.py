@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hf_finetune.errors import UserError
 from hf_finetune.evaluation import GREATER_IS_BETTER
@@ -25,6 +25,7 @@ from hf_finetune.runs.comparison.sources import read_runs
 
 _SHOWN = ("accuracy", "macro_f1")
 _VALIDATION = "validation/"
+_OTHER_LOSS = "The loss isn't the same function in all rows: its values don't compare."
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,11 @@ class Comparison:
     data: tuple[str, ...]
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
+
+    @property
+    def has_one_loss(self) -> bool:
+        """Whether the loss is the same function in all rows, so that its values compare."""
+        return not any(key.startswith("loss.") for key in self.settings)
 
 
 def compare_runs(
@@ -76,17 +82,19 @@ def compare_runs(
     rows, more = group_runs(runs, by_run)
     rows.sort(key=lambda row: _rank(row, names[0], greater))
     data = _name_data(rows)
-    settings = differing_settings(runs)
-    notes += [*more, *_note_status(rows), *_note_data(rows, data), *_note_loss(settings)]
-    return Comparison(
+    notes += [*more, *_note_status(rows), *_note_data(rows, data)]
+    comparison = Comparison(
         tuple(rows),
         names,
         greater,
-        tuple(settings),
+        tuple(differing_settings(runs)),
         tuple(data),
         tuple(notes),
         tuple(warnings),
     )
+    if comparison.has_one_loss:
+        return comparison
+    return replace(comparison, notes=(*notes, _OTHER_LOSS))
 
 
 def _settle_metrics(wanted: Sequence[str], runs: Sequence[RunRecord]) -> tuple[str, ...]:
@@ -164,9 +172,3 @@ def _note_data(rows: Sequence[Row], data: Sequence[str]) -> list[str]:
     if "?" in data and len(rows) > 1:
         notes.append("Data ?: which examples validated and tested these runs isn't recorded.")
     return notes
-
-
-def _note_loss(settings: Sequence[str]) -> list[str]:
-    if not any(key.startswith("loss.") for key in settings):
-        return []
-    return ["The loss isn't the same function in all rows: its values don't compare."]

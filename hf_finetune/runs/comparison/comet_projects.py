@@ -1,7 +1,7 @@
 """Reads the experiments of an online Comet project for a comparison, through `comet_ml.API`.
 
 Place: one of the readers behind `sources`; key, address and first contact are those of the tracker
-(`trackers.comet_session`).
+(`trackers.comet_client`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from hf_finetune.errors import UserError
 from hf_finetune.runs.comparison.comet_archives import OWN_PARAMETERS
 from hf_finetune.runs.comparison.experiments import Experiment, make_record
 from hf_finetune.runs.comparison.record import PROJECT, RunRecord
-from hf_finetune.trackers.comet_session import NO_KEY, find_key, find_obstacle, import_comet
+from hf_finetune.trackers.comet_client import NO_KEY, find_key, find_obstacle, import_comet
 
 PREFIX = "comet:"
 

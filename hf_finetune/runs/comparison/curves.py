@@ -8,13 +8,13 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hf_finetune.errors import UserError
 from hf_finetune.runs.comparison import Comparison
 from hf_finetune.runs.comparison.record import Record, RunRecord
 from hf_finetune.runs.comparison.rows import Row
-from hf_finetune.runs.comparison.table import shorten_middle
+from hf_finetune.runs.comparison.table import LONGEST_LABEL, shorten_middle
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +24,7 @@ Points = list[tuple[float, float]]
 # Okabe & Ito's palette, told apart by colour-blind readers; more than these can't be.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _GREY = "#B0B0B0"
-_LABEL_LENGTH = 26
+_MARKERS_UP_TO = 12
 _LINE_HEIGHT = 0.052  # of the axes' height, so that labels don't overlap
 
 
@@ -32,7 +32,8 @@ def draw_comparison(comparison: Comparison, path: Path) -> None:
     """Draws validation loss and the sorting metric of all rows by step.
 
     The best six rows have a colour and their name at the line's end, the others are grey. Of
-    several seeds the thick line is the mean where all were evaluated, a thin one each run.
+    several seeds the thick line is the mean where all were evaluated, a thin one each run; the
+    picture says so, and where the loss isn't the same function in all rows.
 
     Args:
         comparison: What to draw.
@@ -50,8 +51,13 @@ def draw_comparison(comparison: Comparison, path: Path) -> None:
     if not any(_read_points(run.history, name) for name in names for run in _runs(comparison)):
         raise UserError("--plot: none of these runs has a curve of its validation.")
     figure = Figure(figsize=(12, 4.8), dpi=DOTS_PER_INCH, layout="constrained")
-    for axes, name in zip(figure.subplots(1, 2, sharex=True), names, strict=True):
+    titles = [name.replace("_", " ") for name in names]
+    if not comparison.has_one_loss:
+        titles[0] += "\n(not the same function in all rows)"
+    for axes, name, title in zip(figure.subplots(1, 2, sharex=True), names, titles, strict=True):
         _draw(axes, comparison.rows, name)
+        axes.set_title(title, fontsize=12.5, loc="left", fontweight="bold")
+    figure.supxlabel(_explain(comparison.rows), fontsize=10, color="#5A5A5A")
     try:
         save_figure(figure, path)
     except (OSError, ValueError) as error:
@@ -64,6 +70,16 @@ def _runs(comparison: Comparison) -> list[RunRecord]:
     return [run for row in comparison.rows for run in row.runs]
 
 
+def _explain(rows: Sequence[Row]) -> str:
+    """What thick, thin and grey lines are, where there are such."""
+    told = []
+    if any(len(row.runs) > 1 for row in rows):
+        told.append("thick and large: mean of a row's seeds; thin and small: each seed")
+    if len(rows) > len(_COLORS):
+        told.append(f"grey: row {len(_COLORS) + 1} and those after it")
+    return "; ".join(told)
+
+
 def _draw(axes: Axes, rows: Sequence[Row], name: str) -> None:
     """One panel: every row's curves of one value."""
     ends = []
@@ -73,19 +89,23 @@ def _draw(axes: Axes, rows: Sequence[Row], name: str) -> None:
             continue
         color = _COLORS[number] if number < len(_COLORS) else _GREY
         for points in curves if len(curves) > 1 else ():
-            axes.plot(*zip(*points, strict=True), color=color, linewidth=0.8, alpha=0.4)
+            _draw_line(axes, points, color=color, linewidth=0.8, alpha=0.5, markersize=2.5)
         mean = _average(curves)
-        marker = "o" if len(mean) <= 12 else ""
-        axes.plot(*zip(*mean, strict=True), color=color, linewidth=2, marker=marker, markersize=3.5)
+        _draw_line(axes, mean, color=color, linewidth=2, markersize=4)
         if number < len(_COLORS):
-            label = f"{number + 1} {shorten_middle(row.label, _LABEL_LENGTH)}"
+            label = f"{number + 1} {shorten_middle(row.label, LONGEST_LABEL)}"
             ends.append((*mean[-1], label, color))
     axes.set_xlim(left=0)
     _write_labels(axes, ends)
-    axes.set_title(name.replace("_", " "), fontsize=12.5, loc="left", fontweight="bold")
     axes.set_xlabel("optimiser step", fontsize=11)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_line(axes: Axes, points: Points, **style: Any) -> None:
+    """Draws one curve, with its points where they are few: one alone would not show otherwise."""
+    marker = "o" if len(points) <= _MARKERS_UP_TO else ""
+    axes.plot(*zip(*points, strict=True), marker=marker, **style)
 
 
 def _read_points(history: Sequence[Record], name: str) -> Points:

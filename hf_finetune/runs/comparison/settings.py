@@ -13,6 +13,7 @@ from typing import Any
 from hf_finetune.config import config_from
 from hf_finetune.errors import UserError
 from hf_finetune.runs.comparison.record import RunRecord, Setting
+from hf_finetune.runs.environment import hide_home
 
 # What a run is called and where its numbers go doesn't change them; seeds have their own column.
 _IRRELEVANT = {"name", "seed", "run", "trackers", "tracking", "hub", "plugins"}
@@ -42,7 +43,9 @@ def _flatten(tree: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, Settin
     for key, value in tree.items():
         if isinstance(value, Mapping):
             yield from _flatten(value, f"{prefix}{key}.")
-        elif value is None or isinstance(value, str | int | float):
+        elif isinstance(value, str):
+            yield f"{prefix}{key}", hide_home(value)  # as Comet has it
+        elif value is None or isinstance(value, int | float):
             yield f"{prefix}{key}", value
         else:
             yield f"{prefix}{key}", json.dumps(value)

@@ -20,7 +20,8 @@ from hf_finetune.runs.comparison.rows import Row
 
 _SPLITS = ("validation", "test")
 _GAP = "  "
-_LONGEST_LABEL, _LONGEST_SETTING = 34, 24
+LONGEST_LABEL = 34
+_LONGEST_SETTING = 24
 _NOTHING = "–"
 
 
@@ -159,7 +160,7 @@ def shorten_middle(text: str, length: int) -> str:
 
 def _shorten_all(labels: Sequence[str]) -> tuple[str, ...]:
     """Labels short enough for a terminal, or as they are where two would look the same."""
-    short = tuple(shorten_middle(label, _LONGEST_LABEL) for label in labels)
+    short = tuple(shorten_middle(label, LONGEST_LABEL) for label in labels)
     return short if len({*short}) == len({*labels}) else tuple(labels)
 
 

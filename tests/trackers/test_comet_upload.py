@@ -1,0 +1,143 @@
+"""`hf-finetune comet upload`: runs, folders of runs and archives, each sent once."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from comet_records import Crash, in_history, logged, only
+from servers.comet import CometServer
+
+from hf_finetune.cli import main
+from hf_finetune.errors import UserError
+from hf_finetune.finetuning import finetune
+from hf_finetune.runs.run_dir import RunDir, load_unfinished_run
+from hf_finetune.trackers.comet_session import how_to_send
+from hf_finetune.trackers.comet_state import read_state
+from hf_finetune.trackers.comet_upload import upload_run
+
+pytestmark = pytest.mark.usefixtures("comet_alone")
+BRIEF = {"max_steps": 2, "engine": "loop"}
+
+
+@pytest.fixture
+def recorded(
+    tracked: Callable[..., Any],
+    comet_alone: None,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> RunDir:
+    """A run that was recorded offline; trained once."""
+    kept, own = tmp_path_factory.getbasetemp() / "recorded", tmp_path / "runs/small/001"
+    if not kept.exists():
+        run = finetune(tracked(BRIEF, mode="offline", examples=1), quiet=True).run
+        run.path.rename(kept)
+    shutil.copytree(kept, own)
+    return RunDir(own)
+
+
+def _upload(*words: str | Path) -> int:
+    return main(["comet", "upload", *map(str, words)])
+
+
+def test_every_unsent_run_below_a_folder_is_sent_once(
+    recorded: RunDir, server: CometServer, capsys: pytest.CaptureFixture[str]
+):
+    runs = recorded.path.parents[1]
+    for number in range(2):
+        folder = runs / f"other/00{number}"
+        shutil.copytree(recorded.path, folder)
+        for name in ("comet.json", "run.json"):
+            text = (folder / name).read_text()
+            (folder / name).write_text(text.replace(recorded.status["run_id"], f"{number}" * 32))
+    shutil.copytree(runs / "other/000", runs / "untracked/001")
+    (runs / "untracked/001/comet.json").unlink()
+    assert _upload(runs) == 0
+    assert len(server.experiments) == 2 + 1
+    told = capsys.readouterr().out
+    assert told.count("sent to Comet as experiment") == 3
+    assert f"{runs}/untracked/001: was not recorded for Comet" in told
+    assert _upload(runs) == 0
+    assert capsys.readouterr().out.count("nothing to send") == 3
+
+
+def test_a_run_that_fails_stops_no_other(
+    recorded: RunDir, server: CometServer, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    busy, damaged = recorded.path.parent / "002", recorded.path.parent / "003"
+    shutil.copytree(recorded.path, busy)
+    shutil.copytree(recorded.path, damaged)
+    (damaged / "comet.json").write_text('{"experiment_key": "x", "num_')
+    with RunDir(busy).locked():
+        assert _upload(tmp_path / "nowhere", busy, damaged, recorded.path) == 2
+    printed = capsys.readouterr()
+    assert f"{recorded.path}: sent to Comet as experiment {only_key(server)}" in printed.out
+    nowhere, going_on, broken = printed.err.strip().splitlines()
+    assert nowhere.startswith(f"{tmp_path}/nowhere: there is no run here.")
+    assert going_on == (f"{busy}: the run is still going on. Wait for its end, or stop it first.")
+    assert broken.startswith(f"{damaged}/comet.json: damaged, or written by another version (")
+
+
+def only_key(server: CometServer) -> str:
+    (key,) = server.experiments
+    return key
+
+
+def test_an_archive_is_sent_by_itself_or_as_its_run(
+    recorded: RunDir, server: CometServer, tmp_path: Path
+):
+    (archive,) = (recorded.path / "comet").glob("*.zip")
+    assert _upload(shutil.copy(archive, tmp_path / "alone.zip"), "--project", "digits") == 0
+    assert only(server).project == ("digits", None)
+    assert logged(only(server).metrics) == in_history(recorded)
+    assert recorded.read_json("comet.json")["url"] is None  # the run doesn't know of it
+    assert _upload(archive) == 0
+    assert recorded.read_json("comet.json")["url"].endswith(only_key(server))
+    (tmp_path / "alone.zip").write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"alone.zip: is no whole archive"):
+        upload_run(tmp_path / "alone.zip")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("[]", "it holds no mapping"),
+        ('{"experiment_key": "x", "sent": 1}', "unknown key 'sent'"),
+        ('{"experiment_key": "x", "num_records": null}', "num_records"),
+        ("\x00", "Expecting value"),
+    ],
+)
+def test_a_damaged_state_names_its_file_and_the_cure(content: str, reason: str, tmp_path: Path):
+    (tmp_path / "comet.json").write_text(content)
+    with pytest.raises(UserError, match=r"comet.json: damaged, .* Move the file away") as error:
+        read_state(tmp_path)
+    assert reason in str(error.value)
+
+
+def test_without_its_state_the_whole_run_is_sent_again(recorded: RunDir, server: CometServer):
+    (recorded.path / "comet.json").unlink()  # the cure above
+    upload_run(recorded.path)
+    assert server.experiments.keys() == {recorded.status["run_id"]}
+    assert logged(only(server).metrics) == in_history(recorded)
+
+
+def test_the_command_to_type_survives_a_shell(tmp_path: Path):
+    folder = tmp_path / "my runs/it's/001"
+    command = how_to_send(folder).removeprefix("Send it with: ")
+    assert shlex.split(command) == ["hf-finetune", "comet", "upload", str(folder)]
+
+
+def test_an_error_offline_marks_the_archived_experiment_as_crashed(
+    tracked: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, server: CometServer
+):
+    config = tracked(BRIEF, mode="offline", examples=0)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        finetune(config, quiet=True, listeners=(Crash(1, RuntimeError("out of memory")),))
+    run = load_unfinished_run(Path(config.run.directory) / "small")
+    upload_run(run.path)
+    assert only(server).errors[-1] == ("RuntimeError: out of memory", True)
+    assert only(server).others["run_status"] == "failed"
