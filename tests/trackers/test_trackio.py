@@ -14,6 +14,7 @@ from tracked_runs import (
     ODD_NAMES,
     assert_holds_history,
     needs,
+    read_points,
     run_cut_off,
     run_with_odd_names,
     track_again,
@@ -47,15 +48,6 @@ def read_logs(storage: Any) -> list[dict[str, Any]]:
     assert name.startswith("small/001 ")
     logs: list[dict[str, Any]] = storage.get_logs("hf-finetune", name)
     return logs
-
-
-def read_points(logs: list[dict[str, Any]]) -> list[tuple[tuple[str, int], float]]:
-    return [
-        ((key, log["step"]), value)
-        for log in logs
-        for key, value in log.items()
-        if isinstance(value, int | float) and key != "step"
-    ]
 
 
 def test_a_resumed_run_holds_its_history_once(make_config: Callable[..., Any], storage: Any):

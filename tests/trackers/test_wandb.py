@@ -16,6 +16,7 @@ from tracked_runs import (
     ODD_NAMES,
     assert_holds_history,
     needs,
+    read_points,
     run_cut_off,
     run_with_odd_names,
     track_again,
@@ -75,15 +76,6 @@ def read_rows(records: list[Any]) -> list[dict[str, Any]]:
         {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
         for items in (record.history.item for record in records)
         if items
-    ]
-
-
-def read_points(rows: list[dict[str, Any]]) -> list[tuple[tuple[str, int], float]]:
-    return [
-        ((name, row["step"]), value)
-        for row in rows
-        for name, value in row.items()
-        if isinstance(value, int | float) and name not in ("step", "epoch")
     ]
 
 

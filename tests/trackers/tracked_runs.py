@@ -103,6 +103,16 @@ def assert_holds_history(
     assert _untimed(found) == _untimed(expected)
 
 
+def read_points(rows: Iterable[dict[str, Any]]) -> list[Point]:
+    """Every number of a client's rows, each with its name and the row's step."""
+    return [
+        ((name, row["step"]), value)
+        for row in rows
+        for name, value in row.items()
+        if isinstance(value, int | float) and name not in ("step", "epoch")
+    ]
+
+
 def _untimed(points: Iterable[Point]) -> dict[tuple[str, int], float]:
     """Without what differs when it is done again."""
     return {place: value for place, value in points if "second" not in place[0]}
