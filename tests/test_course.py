@@ -1,7 +1,7 @@
 """Every command of docs/course.md runs and prints what the page says, and its files are right.
 
-Quick commands run in this process, one after the other, in a folder that looks like the checkout.
-Those whose comment speaks of minutes are slow: they run as a student starts them, in a copy.
+What runs them is slow. Quick commands run in this process, one after the other, in a folder that
+looks like the checkout; those whose comment speaks of minutes as a student starts them, in a copy.
 """
 
 from __future__ import annotations
@@ -126,6 +126,7 @@ def outputs(workspace: Path) -> dict[Example, str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", QUOTING, ids=name_of)
 def test_what_the_page_quotes_is_what_is_printed(example: Example, outputs: dict[Example, str]):
     line = difference(example, outputs[example])
@@ -147,6 +148,7 @@ def test_every_file_is_used_and_every_link_leads_somewhere():
         assert (ROOT / "docs" / target).exists(), target
 
 
+@pytest.mark.slow
 def test_pictures_are_small_and_as_they_are_drawn_now(outputs: dict[Example, str], workspace: Path):
     shown = re.findall(r"!\[[^\]]+\]\(images/course_(\w+)\.png\)", PAGE)
     shipped = [path.stem.removeprefix("course_") for path in ROOT.glob("docs/images/course_*.png")]
@@ -160,6 +162,7 @@ def test_pictures_are_small_and_as_they_are_drawn_now(outputs: dict[Example, str
                 assert before.size == now.size, name
 
 
+@pytest.mark.slow
 def test_the_loop_learns_with_all_three_calls_only(outputs: dict[Example, str]):
     table = next(text for text in outputs.values() if text.startswith("left out"))
     rows = [line.split() for line in table.splitlines()[1:5]]
@@ -169,6 +172,7 @@ def test_the_loop_learns_with_all_three_calls_only(outputs: dict[Example, str]):
     assert end["nothing"] < 1.2 < end["zero_grad"]
 
 
+@pytest.mark.slow
 def test_debug_configurations_start_train_and_evaluate(
     outputs: dict[Example, str], workspace: Path, monkeypatch: pytest.MonkeyPatch
 ):
