@@ -91,6 +91,9 @@ def settle_compute(options: ComputeOptions, prefers_channels_last: bool = False)
     channels_last = {"channels_last": True, "contiguous": False}.get(
         options.memory_format, fast_format
     )
+    # oneDNN keeps what it compiled for the last 1024 shapes: with clips of ever new lengths that
+    # came to more than a gigabyte, and to no speed. Read when it first computes something.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
     # What a launcher's own settings would decide behind the plan's back, the plan decides.
     os.environ["ACCELERATE_MIXED_PRECISION"] = _mixed_precision(precision)
     os.environ.pop("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", None)
