@@ -18,6 +18,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # As the command line does: threads that wait by spinning slow everything else on the machine down.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
+# Mends a torchaudio of another build before transformers meets it, whichever test file is run.
+import hf_finetune  # noqa: F401
+
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
