@@ -246,6 +246,8 @@ def _center_crop(pixels: Tensor, height: int, width: int) -> Tensor:
     top = -((pixels.shape[-2] - height) // 2)  # rows to add; negative ones are cut off
     left = -((pixels.shape[-1] - width) // 2)
     bottom, right = height - pixels.shape[-2] - top, width - pixels.shape[-1] - left
+    if not any((left, right, top, bottom)):
+        return pixels  # pad would copy them
     return pad(pixels, (left, right, top, bottom))
 
 
