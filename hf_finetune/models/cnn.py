@@ -89,7 +89,10 @@ class Options(ModelOptions):
     mirrored_evaluation: bool = False
     """Answer, outside training, with the mean over a picture and its mirror image; for pictures
     that mean the same mirrored (training with horizontal_flip: 0.5), at twice the time."""
-    image_size: Annotated[int, Field(gt=0)] | None = None
+    shifted_evaluation: bool = False
+    """Answer, outside training, with the mean over a picture and the same moved by one pixel left,
+    right, up and down, at five times the time."""
+    image_size: Annotated[int, Field(gt=0, le=4096)] | None = None
     """Resize every image to this many pixels on a side; by default as the data is."""
 
     @model_validator(mode="before")

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, pad
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
@@ -49,6 +50,8 @@ class CnnConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers ships n
         dropout: Before the last layer.
         mirrored_evaluation: Whether evaluation answers with the mean of what the network says of a
             picture and of its mirror image (left and right).
+        shifted_evaluation: The same with the picture itself and moved by a pixel in each of the
+            four directions.
     """
 
     model_type = "hf_finetune_cnn"
@@ -68,6 +71,7 @@ class CnnConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers ships n
     head: str = "average"
     dropout: float = 0.0
     mirrored_evaluation: bool = False
+    shifted_evaluation: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
@@ -111,6 +115,16 @@ def feature_shape(config: CnnConfig) -> tuple[int, int, int]:
                 "channels, padding: same, pool: none or a larger image_size."
             )
     return config.channels[-1], size[0], size[1]
+
+
+def neighbours(pixel_values: Tensor) -> list[Tensor]:
+    """Pictures `[B, C, H, W]` moved by one pixel in each of the four directions; edges go on."""
+    padded = pad(pixel_values, (1, 1, 1, 1), mode="replicate")
+    height, width = pixel_values.shape[-2:]
+    return [
+        padded[..., down : down + height, right : right + width]
+        for down, right in ((0, 1), (1, 0), (1, 2), (2, 1))
+    ]
 
 
 def _norm(kind: str, channels: int) -> nn.Module:
@@ -219,11 +233,18 @@ class CnnForImageClassification(PreTrainedModel):  # type: ignore[misc]  # trans
                 f"pixel_values: got {list(pixel_values.shape)}. The network was built for "
                 f"[batch, {', '.join(map(str, built_for))}]. Prepare images with its processor."
             )
-        logits = self.classifier(self.head(self.features(pixel_values)))
-        if config.mirrored_evaluation and not self.training:
-            mirrored = self.features(pixel_values.flip(-1))
-            logits = (logits + self.classifier(self.head(mirrored))) / 2
+        logits = self._answer(pixel_values)
+        if config.shifted_evaluation and not self.training:
+            answers = [logits, *map(self._answer, neighbours(pixel_values))]
+            logits = torch.stack(answers).float().mean(dim=0)
         loss = None
         if labels is not None:
-            loss = torch.nn.functional.cross_entropy(logits.float(), labels)
+            loss = cross_entropy(logits.float(), labels)
         return ImageClassifierOutput(loss=loss, logits=logits)
+
+    def _answer(self, pixel_values: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.head(self.features(pixel_values)))
+        if self.config.mirrored_evaluation and not self.training:
+            mirrored = self.features(pixel_values.flip(-1))
+            logits = (logits + self.classifier(self.head(mirrored))) / 2
+        return logits

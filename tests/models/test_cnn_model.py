@@ -195,6 +195,23 @@ def test_mirrored_evaluation_answers_alike_for_a_picture_and_its_mirror_image():
     assert build_model(Options(mirrored_evaluation=True), DIGITS).model.config.mirrored_evaluation
 
 
+def test_shifted_evaluation_is_the_mean_over_a_picture_and_its_neighbours():
+    torch.manual_seed(0)
+    plain, images = small(), torch.randn(3, 1, 28, 28)
+    images[..., 0, :] = images[..., -1, :] = images[..., 0] = images[..., -1] = 0.5  # a plain edge
+    model = small(shifted_evaluation=True)
+    model.load_state_dict(plain.state_dict())
+    assert torch.equal(model(images).logits, plain(images).logits)  # in training as ever
+    plain.eval(), model.eval()
+    moved = [images.roll(step, axis) for axis in (2, 3) for step in (-1, 1)]
+    expected = torch.stack([plain(view).logits for view in (images, *moved)]).mean(dim=0)
+    assert torch.allclose(model(images).logits, expected, atol=1e-6)
+    both = small(shifted_evaluation=True, mirrored_evaluation=True).eval()
+    both.load_state_dict(plain.state_dict())
+    assert torch.allclose(both(images).logits, both(images.flip(-1)).logits, atol=1e-6)
+    assert build_model(Options(shifted_evaluation=True), DIGITS).model.config.shifted_evaluation
+
+
 def test_labels_size_and_processor_come_from_the_data():
     data = DataDescription(("cat", "dog", "eel"), 20, 24, 3, (0.4, 0.5, 0.6), (0.1, 0.2, 0.3))
     classifier = build_model(Options(), data)
