@@ -6,7 +6,7 @@ by the collator itself, since it takes images that are ready for the model.
 | | stage | settings | file |
 | --- | --- | --- | --- |
 | 1 | pad, and crop whole pixels | `pad_crop_…` | geometry |
-| 2 | crop, rotate, scale, then shift: one resampling | `crop_…`, `rotation_…`, … | geometry |
+| 2 | crop, shear, rotate, scale, then shift: one resampling | `crop_…`, `shear_…`, … | geometry |
 | 3 | mirror | `…_flip` | geometry |
 | 4 | the policy's changes, in an order of their own | `policy…` | policies |
 | 5 | brightness, contrast, saturation, hue | `brightness_…`, … | color |

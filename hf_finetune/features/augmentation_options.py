@@ -24,7 +24,13 @@ _NEEDS = (
     ("crop_aspect_ratio", ("crop_area_fraction",)),
     (
         "interpolation",
-        ("crop_area_fraction", "rotation_degrees", "scale_ratio", "shift_fraction"),
+        (
+            "crop_area_fraction",
+            "shear_degrees",
+            "rotation_degrees",
+            "scale_ratio",
+            "shift_fraction",
+        ),
     ),
     ("policy_num_ops", ("policy",)),
     ("policy_magnitude", ("policy",)),
@@ -50,6 +56,8 @@ class AugmentationOptions(Section):
     crop_aspect_ratio: RatioRange = (3 / 4, 4 / 3)
     """Width by height of that rectangle, uniform in its logarithm; it gives way where the image
     has no room for it."""
+    shear_degrees: Annotated[float, Field(ge=0, le=60)] = 0.0
+    """Slant upright lines to either side by a uniform angle within ± this, as handwriting does."""
     rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 0.0
     """Rotate by a uniform angle within ± this."""
     shift_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.0
@@ -57,8 +65,8 @@ class AugmentationOptions(Section):
     scale_ratio: Annotated[float, Field(ge=1, le=4)] = 1.0
     """Scale by a factor between 1 / this and this, uniform in its logarithm."""
     interpolation: Literal["bilinear", "nearest"] = "bilinear"
-    """How crop, rotation, shift and scale fetch a pixel: mixed from its four neighbours, or as the
-    nearest one is, which fits pictures that were turned in that way before."""
+    """How crop, shear, rotation, shift and scale fetch a pixel: mixed from its four neighbours, or
+    as the nearest one is, which fits pictures that were turned in that way before."""
     horizontal_flip: Probability = 0.0
     """Mirror left and right, with this probability. It changes what a digit or a letter is."""
     vertical_flip: Probability = 0.0

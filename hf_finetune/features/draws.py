@@ -50,6 +50,7 @@ class Draw(IntEnum):
     CUTMIX_RATIO = 26
     CUTMIX_X = 27
     CUTMIX_Y = 28
+    SHEAR = 29
     POLICY = 100
     CLIP_START = 200
     SPEED = 201

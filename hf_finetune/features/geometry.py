@@ -1,4 +1,4 @@
-"""Where pixels go: crop, rotation, scale and shift in one resampling, and exact crops and flips.
+"""Where pixels go: an affine map of each image in one resampling, and exact crops and flips.
 
 The first stages of the augmentation; the policy's changes of place are resampled here, too.
 """
@@ -70,11 +70,11 @@ def pad_and_crop(images: Tensor, options: AugmentationOptions, keys: Keys) -> Te
 
 
 def move(images: Tensor, options: AugmentationOptions, keys: Keys) -> Tensor:
-    """Crops, rotates, scales and shifts each image, as far as the options say.
+    """Crops, shears, rotates, scales and shifts each image, as far as the options say.
 
     Args:
         images: float32 `[B, C, H, W]`.
-        options: `crop_…`, `rotation_degrees`, `scale_ratio`, `shift_fraction`.
+        options: `crop_…`, `shear_degrees`, `rotation_degrees`, `scale_ratio`, `shift_fraction`.
         keys: Whose numbers to draw, B examples.
 
     Returns:
@@ -86,7 +86,7 @@ def move(images: Tensor, options: AugmentationOptions, keys: Keys) -> Tensor:
     off = AugmentationOptions()
     turns = any(
         getattr(options, name) != getattr(off, name)
-        for name in ("rotation_degrees", "scale_ratio", "shift_fraction")
+        for name in ("shear_degrees", "rotation_degrees", "scale_ratio", "shift_fraction")
     )
     if not turns and crops is None:
         return images
@@ -94,8 +94,20 @@ def move(images: Tensor, options: AugmentationOptions, keys: Keys) -> Tensor:
     scales = options.scale_ratio ** keys.signed(Draw.SCALE)
     directions = [keys.signed(draw) for draw in (Draw.SHIFT_X, Draw.SHIFT_Y)]
     shifts = options.shift_fraction * np.stack(directions, axis=1)
+    shears = None
+    if options.shear_degrees:
+        shears = np.deg2rad(options.shear_degrees) * keys.signed(Draw.SHEAR)
     # A crop alone brings nothing in from outside; black would darken the edges that it touches.
-    return transform(images, angles, scales, shifts, crops, turns, options.interpolation)
+    return transform(
+        images,
+        angles,
+        scales,
+        shifts,
+        crops,
+        shears,
+        black_outside=turns,
+        interpolation=options.interpolation,
+    )
 
 
 def draw_crops(options: AugmentationOptions, keys: Keys, aspect_ratio: float) -> Crops:
@@ -156,10 +168,14 @@ def transform(
     scales: NDArray[np.float64],
     shifts: NDArray[np.float64],
     crops: Crops | None = None,
+    shears: NDArray[np.float64] | None = None,
+    *,
     black_outside: bool = True,
     interpolation: str = "bilinear",
 ) -> Tensor:
-    """Crops, rotates, scales and then shifts each image about its centre, in one resampling.
+    """Crops, shears, rotates, scales and then shifts each image about its centre.
+
+    All in one resampling.
 
     Args:
         images: float32 `[B, C, H, W]`.
@@ -168,6 +184,8 @@ def transform(
         shifts: float64 `[B, 2]`, (x, y) as parts of the image's width and height; above 0 moves
             right and down.
         crops: What is enlarged to the image's size before the rest; None is all of it.
+        shears: float64 `[B]`, radians; above 0 leans upright lines to the left, along the image's
+            rows. None shears nothing.
         black_outside: Whether it is black outside the image; else its edge goes on.
         interpolation: `bilinear` between the pixels, or the `nearest` one.
 
@@ -180,6 +198,8 @@ def transform(
     cos, sin = np.cos(angles) / scales, np.sin(angles) / scales
     linear = np.array([[cos, -sin * height / width], [sin * width / height, cos]])
     linear = linear.transpose(2, 0, 1)
+    if shears is not None:
+        linear[:, 0] -= (np.tan(shears) * height / width)[:, None] * linear[:, 1]
     offsets = -linear @ (2 * shifts[:, :, None])
     if crops is not None:
         linear = crops.sides[:, :, None] * linear

@@ -127,6 +127,23 @@ def test_rotations_fill_their_range():
     assert abs(degrees.mean()) < 2
 
 
+def test_shears_fill_their_range_and_slant_upright_lines_alone():
+    above = dot(41, 61, 5, 30).expand(400, 1, -1, -1)  # 15 pixels over the centre
+    moved = augment(above, AugmentationOptions(shear_degrees=30.0), 0, *many())[:, 0]
+    place = centre_of_mass(moved)
+    assert (place[:, 1] + 15).abs().max() < 0.1  # as high as before
+    degrees = torch.rad2deg(torch.atan2(place[:, 0], -place[:, 1]))
+    assert -31 < degrees.min() < -28
+    assert 28 < degrees.max() < 31
+    assert abs(degrees.mean()) < 3
+    level = dot(41, 61, 20, 45).expand(50, 1, -1, -1)
+    stays = augment(level, AugmentationOptions(shear_degrees=30.0), 0, *many(50))
+    torch.testing.assert_close(stays, level, atol=1e-3, rtol=0)
+    upright = np.zeros(1), np.ones(1), np.zeros((1, 2))
+    left = transform(above[:1], *upright, shears=np.full(1, 0.4))
+    assert centre_of_mass(left[:, 0])[0, 0] < -6
+
+
 def test_scales_are_even_in_their_logarithm():
     square = torch.zeros(48, 48)
     square[16:32, 16:32] = 1.0

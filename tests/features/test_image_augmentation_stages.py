@@ -18,6 +18,7 @@ STAGES: dict[str, dict[str, Any]] = {
     "pad and crop": {"pad_crop_pixels": 3},
     "pad and crop, mirrored": {"pad_crop_pixels": 3, "pad_crop_fill": "reflect"},
     "crop": {"crop_area_fraction": (0.35, 1.0)},
+    "shear": {"shear_degrees": 20.0},
     "rotation": {"rotation_degrees": 30.0},
     "scale": {"scale_ratio": 1.3},
     "shift": {"shift_fraction": 0.2},
