@@ -31,10 +31,9 @@ from hf_finetune.features import collator_for, partners_for
 from hf_finetune.features.audio_options import check_audio
 from hf_finetune.features.augmentation_options import check_augmentation
 from hf_finetune.keeping import Keeping, settle_keeping
-from hf_finetune.losses import Loss
+from hf_finetune.losses import Loss, build_loss
 from hf_finetune.models import Classifier, DataDescription, build_model
 from hf_finetune.plugins import metrics_of
-from hf_finetune.registry import kind_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -71,13 +70,18 @@ class Workbench:
 
     def _never_thawed(self) -> tuple[str, ...]:
         """Says so where the run ends before the frozen part is due."""
-        freezing, train = self.classifier.freezing, self.config.train
+        freezing = self.classifier.freezing
         due = freezing.unfreeze_at_epoch if freezing is not None else None
-        if due is None or train.max_steps is not None or due < train.num_train_epochs:
+        if due is None:
+            return ()
+        loader = self.make_loader("train", training=True, ready=False)
+        length = measure_length(loader, self.config, self.compute.num_processes)
+        epochs = length.total_steps / length.steps_per_epoch
+        if due < epochs:
             return ()
         return (
-            f"model.unfreeze_at_epoch is {due}, and the run has {train.num_train_epochs} epochs: "
-            "what is frozen stays so",
+            f"model.unfreeze_at_epoch is {due}, and the run has {epochs:.3g} epochs: what is "
+            "frozen stays so",
         )
 
     def make_loader(
@@ -174,7 +178,7 @@ def assemble_with(config: RunConfig, data: LoadedData, classifier: Classifier | 
         seed_everything(config.seed)
         classifier = build_model(config.model, describe(data))
     data = fit_clips(data, config, classifier)
-    loss: Loss = kind_of(config.loss).build(config.loss, data.label_names, data.class_counts)
+    loss = build_loss(config.loss, data.label_names, data.class_counts)
     compute = settle_compute(config.compute, classifier.channels_last)
     model: nn.Module = classifier.model
     model.to(compute.device)

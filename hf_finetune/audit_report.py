@@ -10,7 +10,7 @@ from typing import Any
 
 from hf_finetune.config import RunConfig
 from hf_finetune.console import format_columns, format_table
-from hf_finetune.data import load_data
+from hf_finetune.data import Contradiction, load_data
 from hf_finetune.data.audit import Audit, audit_data
 from hf_finetune.data.duplicates import Duplicate
 from hf_finetune.data.leaks import Overlap
@@ -32,7 +32,9 @@ def audit(config: RunConfig) -> Audit:
     """
     split = config.data.split.model_copy(update={"allow_overlap": True})
     update = {"split": split, "on_bad_example": "skip"}
-    return audit_data(load_data(config.data.model_copy(update=update)))
+    data = load_data(config.data.model_copy(update=update))
+    patterns = [getattr(config.data, key, None) for key in ("name_pattern", "group_pattern")]
+    return audit_data(data, next(filter(None, patterns), None))
 
 
 def format_audit(found: Audit, name: str) -> str:
@@ -55,6 +57,8 @@ def format_audit(found: Audit, name: str) -> str:
         facts[title] = _describe_sets(sets)
         for number, one in enumerate(sets[:_NAMED_SETS], start=1):
             facts[f"{title} {number}"] = _describe_set(one, data.label_names)
+    for number, contradiction in enumerate(data.contradictions[:_NAMED_SETS], start=1):
+        facts[f"wrong label {number}"] = _describe_contradiction(contradiction)
     if data.skipped:
         facts["bad examples"] = f"{len(data.skipped):,} left out: {'; '.join(data.skipped[:3])}"
     for number, warning in enumerate(data.warnings, start=1):
@@ -85,14 +89,19 @@ def list_audit(found: Audit) -> dict[str, Any]:
         ],
         "copies": [_list_set(one, names) for one in found.copies],
         "near_copies": [_list_set(one, names) for one in found.near_copies],
+        "contradictions": [
+            {"ids": list(one.ids), "labels": list(one.labels)} for one in found.data.contradictions
+        ],
         "skipped": list(found.data.skipped),
         "warnings": list(found.data.warnings),
     }
 
 
 def _describe_verdict(found: Audit) -> str:
-    if not found.is_sound:
+    if found.leaks:
         return "leaks: the scores would flatter the model"
+    if found.data.contradictions:
+        return "wrong labels: the same content stands under several classes; training stops at it"
     near = sum(one.is_across_splits for one in found.near_copies)
     doubt = f"; look at the {near:,} near copies across splits" if near else ""
     known = " or ".join(found.data.group_columns) or "copy"
@@ -129,6 +138,11 @@ def _describe_sets(sets: Sequence[Duplicate]) -> str:
 def _describe_set(one: Duplicate, label_names: Sequence[str]) -> str:
     members = list(zip(one.ids, one.splits, one.labels, strict=True))
     named = [f"{row} ({split}, {label_names[label]})" for row, split, label in members]
+    return " = ".join(named[:_NAMED_MEMBERS]) + " = …" * (len(named) > _NAMED_MEMBERS)
+
+
+def _describe_contradiction(one: Contradiction) -> str:
+    named = [f"{row} ({label})" for row, label in zip(one.ids, one.labels, strict=True)]
     return " = ".join(named[:_NAMED_MEMBERS]) + " = …" * (len(named) > _NAMED_MEMBERS)
 
 

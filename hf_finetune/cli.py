@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 from hf_finetune import __version__
 from hf_finetune.errors import UserError
+from hf_finetune.memory_shortage import describe_shortage
 from hf_finetune.verbs import (
     checks,
     comet,
@@ -49,6 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(arguments)
     except UserError as error:
         print(error, file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        shortage = describe_shortage(error)
+        if shortage is None:
+            raise
+        print(shortage, file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         print(stop.args[0] if stop.args else "stopped", file=sys.stderr)

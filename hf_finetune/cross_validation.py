@@ -70,10 +70,12 @@ def cross_validate(
     refuse_pushes(config, "cross-validate")
     folds = list_folds(config, num_folds, leave_one_out)
     compute = settle_compute(config.compute)
+    progress = _share_progress(compute, folds)
+    _check_folds([fold for fold, (_, done) in zip(folds, progress, strict=True) if not done])
     runs, metrics = [], []
     quiet_here = quiet or not compute.is_main_process
     for number, (fold, (path, is_finished)) in enumerate(
-        zip(folds, _share_progress(compute, folds), strict=True), start=1
+        zip(folds, progress, strict=True), start=1
     ):
         if not quiet_here:
             done = f": done, {path}" if is_finished else ""
@@ -125,6 +127,19 @@ def list_folds(
             "--leave-one-out speaker where the data has such a column."
         )
     return [Fold(title, _with_split(config, way)) for title, way in zip(titles, ways, strict=True)]
+
+
+def _check_folds(folds: Sequence[Fold]) -> None:
+    """Splits the data for each fold before the first is trained: the last might not do.
+
+    Raises:
+        UserError: One of them can't be split so.
+    """
+    for fold in folds:
+        try:
+            load_data(fold.config.data)
+        except UserError as error:
+            raise UserError(f"cross-validate, {fold.title}: {error}") from error
 
 
 def _with_split(config: RunConfig, way: dict[str, Any]) -> RunConfig:

@@ -114,7 +114,11 @@ def _make_metadata(
         configs=[
             {
                 "config_name": "default",
-                "data_files": [{"split": name, "path": f"{FOLDER}/{name}-*"} for name in written],
+                # By their number, too: what else lies there is not read.
+                "data_files": [
+                    {"split": name, "path": f"{FOLDER}/{name}-*-of-{len(one.files):05d}.parquet"}
+                    for name, one in written.items()
+                ],
             }
         ],
     )
@@ -193,12 +197,14 @@ def _tabulate_columns(data: LoadedData) -> str:
 
 def _describe_use(facts: CardFacts) -> str:
     section = yaml.safe_dump({"data": dict(facts.section)}, sort_keys=False, allow_unicode=True)
-    repo_id = facts.section["repo_id"]
+    words = [json.dumps(facts.section["repo_id"])]
+    if "revision" in facts.section:
+        words.append(f"revision={json.dumps(facts.section['revision'])}")
     return (
         "In a configuration of hf_finetune, which reads the same rows and splits:\n\n"
         f"```yaml\n{section}```\n\nWith the datasets library:\n\n"
         "```python\nfrom datasets import load_dataset\n\n"
-        f"splits = load_dataset({json.dumps(repo_id)})\n```"
+        f"splits = load_dataset({', '.join(words)})\n```"
     )
 
 

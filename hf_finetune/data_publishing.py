@@ -7,6 +7,7 @@ ids, classes, group keys, pixels or samples, and splits.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -20,12 +21,16 @@ import yaml
 
 from hf_finetune.config import RunConfig
 from hf_finetune.data import LoadedData, load_data
+from hf_finetune.data.parquet_files import FOLDER
 from hf_finetune.errors import UserError
 from hf_finetune.hub import MAIN, HubError, is_repo_id
 
 if TYPE_CHECKING:
     from hf_finetune.data_card import CardFacts
 
+# What a push calls its files, here as with the datasets library.
+_PUSHED = re.compile(rf"{FOLDER}/(?:train|validation|test)-[0-9]{{5}}-of-[0-9]{{5}}\.parquet")
+_SHOWN = 3
 _OWN_CARD = (
     "its card is a text of your own, and was left as it is but for what its head says of the files;"
     " delete README.md there and push again for a fresh one"
@@ -84,7 +89,7 @@ def publish_data(config: RunConfig, publication: Publication) -> str:
         lines = [f"{written}: written"] if publication.folder is not None else []
         if publication.repo_id is not None:
             keeps_card = _keep_own_card(written, publication)
-            lines.append(f"{publication.repo_id}: pushed, {_push(written, publication)}")
+            lines += _push(written, publication)
             lines += [_OWN_CARD] * keeps_card
     counts = ", ".join(f"{name} {len(split):,}" for name, split in data.splits.items())
     lines.append(f"examples: {counts}; {size / 1e6:,.1f} MB")
@@ -284,24 +289,33 @@ def _refused(error: Exception, publication: Publication) -> HubError:
     return HubError(_add_command(told, publication))
 
 
-def _push(folder: Path, publication: Publication) -> str:
-    """Makes one commit of the folder; where it can be seen."""
+def _push(folder: Path, publication: Publication) -> list[str]:
+    """Makes one commit of the folder; where it can be seen, and what was taken out.
+
+    Files of another number, of a push that made more or fewer of them, are taken out. All else that
+    lies there stays, and is nothing to the data set: its card names the files that it reads.
+    """
     from huggingface_hub import HfApi
 
-    from hf_finetune.data.parquet_files import FOLDER
     from hf_finetune.hub.access import network_errors, persist, quiet_hub
 
-    repo_id = str(publication.repo_id)
+    api, repo_id, revision = HfApi(), str(publication.repo_id), publication.revision or MAIN
+    own = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
     try:
         with quiet_hub(show_bars=sys.stderr.isatty()):
+            there = persist(
+                lambda: api.list_repo_files(repo_id, revision=revision, repo_type="dataset")
+            )
+            others = sorted(name for name in there if name.endswith(".parquet") and name not in own)
+            stale = [name for name in others if _PUSHED.fullmatch(name)]
             done = persist(
-                lambda: HfApi().upload_folder(
+                lambda: api.upload_folder(
                     repo_id=repo_id,
                     repo_type="dataset",
                     folder_path=folder,
-                    revision=publication.revision,
+                    revision=revision,
                     commit_message="Push a data set with hf_finetune",
-                    delete_patterns=f"{FOLDER}/*.parquet",  # of an earlier push
+                    delete_patterns=stale,
                 )
             )
     except network_errors() as error:
@@ -311,4 +325,12 @@ def _push(folder: Path, publication: Publication) -> str:
             f"--repo-id: {repo_id!r} refuses the card ({' '.join(str(error).split())}). Look at "
             f"--license and --language, then type again: {publication.command}"
         ) from error
-    return f"commit {done.oid[:7]} of {done.repo_url}"
+    lines = [f"{repo_id}: pushed, commit {done.oid[:7]} of {done.repo_url}"]
+    for told, names in (
+        ("taken out there, of an earlier push", stale),
+        ("left there, and no part of the data set", [n for n in others if n not in stale]),
+    ):
+        if names:
+            more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+            lines.append(f"{told}: {', '.join(names[:_SHOWN])}{more}")
+    return lines

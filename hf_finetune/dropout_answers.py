@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_finetune.console import format_columns
+from hf_finetune.data.listing import shown
 from hf_finetune.errors import UserError
 from hf_finetune.inference import (
     FileReading,
@@ -160,7 +161,7 @@ def format_samples(answers: Sequence[SampledAnswer], style: str) -> str:
     measures = ("predictive_entropy_nats", "mutual_information_nats")
     rows = [
         (
-            answer.file,
+            shown(answer.file),
             *row,
             f"{answer.predictive_entropy:.4f}",
             f"{answer.mutual_information:.4f}",
@@ -173,7 +174,7 @@ def format_samples(answers: Sequence[SampledAnswer], style: str) -> str:
 
 def _format_answer(answer: SampledAnswer) -> str:
     return (
-        f"{answer.file}: predictive entropy {answer.predictive_entropy:.4f} nats, "
+        f"{shown(answer.file)}: predictive entropy {answer.predictive_entropy:.4f} nats, "
         f"mutual information {answer.mutual_information:.4f} nats\n"
         + format_columns(("label", "share", "mean probability"), list(_list_classes(answer)))
     )

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from hf_finetune.config import RunConfig, load_config
 from hf_finetune.config.yaml_text import read_file, read_yaml
 from hf_finetune.console import format_columns, show_command
+from hf_finetune.data.listing import shown
 from hf_finetune.errors import DataError, ModelError, UserError
 from hf_finetune.features import FeatureOptions, takes_sound
 from hf_finetune.hub import TRAINING_CONFIG
@@ -24,10 +25,11 @@ from hf_finetune.hub.location import locate_model
 from hf_finetune.runs.run_dir import MODEL, find_run
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL.Image import Image
     from torch import Tensor
 
-    from hf_finetune.data.image_files import Background
+    from hf_finetune.data.image_files import Background, Color
     from hf_finetune.models import Classifier
 
 _BATCH_IMAGES = 256
@@ -209,10 +211,12 @@ class FileReading:
     """How files are brought to a model, as its run brought it its data.
 
     Attributes:
-        background: What transparent images are laid on; None: the processor decides.
+        color: What is made of images: `grey` where the run's data are made so.
+        background: What transparent images are laid on; None: the data say nothing of it.
         features: The configuration's section, which says how long clips are cut.
     """
 
+    color: Color
     background: Background | None
     features: FeatureOptions
 
@@ -224,9 +228,11 @@ def load_for_files(
     path, config = resolve_model(model, config_path, overrides)
     for file in files:
         _check_file(file)
-    background = getattr(config.data, "background", None) if config else None
+    data = config.data if config else None
+    color: Color = "grey" if getattr(data, "color", None) == "grey" else "as_is"
     features = config.features if config else FeatureOptions()
-    return _load(path, config), FileReading(background, features)
+    reading = FileReading(color, getattr(data, "background", None), features)
+    return _load(path, config), reading
 
 
 def _check_file(file: str) -> None:
@@ -254,7 +260,7 @@ def read_batches(
         part = files[start : start + _BATCH_IMAGES]
         prepared = (
             classifier.processor(
-                images=[_fit_mode(_open_image(file, reading.background), classifier.processor)],
+                images=[_read_picture(file, reading, classifier.processor)],
                 return_tensors="pt",
             )
             for file in part
@@ -283,33 +289,32 @@ def find_inverted(batch: Mapping[str, Tensor], processor: Any) -> list[bool]:
     return [bool(is_so) for is_so in (border > _BRIGHT) & (mean.mean() < _DARK)]
 
 
-def _open_image(file: str, background: Background | None) -> Image:
-    from PIL import Image, ImageOps
+def _read_picture(file: str, reading: FileReading, processor: Any) -> np.ndarray | Image:
+    """A file's pixels as training reads them, in a form that the processor takes.
 
-    from hf_finetune.data.image_files import lay_on
+    Our own takes what `read_image` gives; transformers' take whole levels alone (floats and 16 bits
+    would count as white), and as many channels as they normalise.
+    """
+    import numpy as np
+    from PIL import Image
 
-    try:
-        with Image.open(file) as image:
-            image.load()
-            if background is None:
-                return image
-            return lay_on(ImageOps.exif_transpose(image), background)
-    except Exception as error:  # Pillow's readers raise whatever a broken file leads them to
-        raise DataError(f"{file}: it can't be read as an image ({error}).") from error
+    from hf_finetune.data.image_files import quiet_pillow, read_image
 
-
-def _fit_mode(image: Image, processor: Any) -> Image:
-    """An image with the channels that transformers' processors expect; our own takes any."""
-    if hasattr(processor, "num_channels"):
-        return image
+    takes_any = hasattr(processor, "num_channels")
+    background = reading.background or ("black" if takes_any else "white")
+    with quiet_pillow():
+        pixels = read_image(file, reading.color, background)
+    if takes_any:
+        return pixels
+    levels = pixels if pixels.dtype == np.uint8 else np.rint(pixels * 255).astype(np.uint8)
     is_grey = isinstance(processor.image_mean, Sequence) and len(processor.image_mean) == 1
-    return image.convert("L" if is_grey else "RGB")
+    return Image.fromarray(levels).convert("L" if is_grey else "RGB")
 
 
 def format_predictions(answers: Sequence[FileAnswer], style: str) -> str:
     """The answers as a table, or as CSV with the columns file, rank, label, probability."""
     rows = [
-        (answer.file, str(rank), label, f"{probability:.4f}")
+        (shown(answer.file), str(rank), label, f"{probability:.4f}")
         for answer in answers
         for rank, (label, probability) in enumerate(answer.classes, start=1)
     ]
@@ -331,6 +336,7 @@ def describe_inverted(files: Sequence[str]) -> str | None:
         return None
     more = f" and {len(files) - 1:,} more" if len(files) > 1 else ""
     return (
-        f"warning: dark on light, while the model was trained on light on dark: {files[0]}{more}. "
+        f"warning: dark on light, while the model was trained on light on dark: "
+        f"{shown(files[0])}{more}. "
         "Invert the picture."
     )

@@ -1,4 +1,4 @@
-"""Settles whether a run keeps what the frozen part of its model makes of each clip.
+"""Settles whether a run keeps what the frozen part of its model makes of each clip or image.
 
 Part of `assembly`: the model says what is frozen, the configuration what changes from epoch to
 epoch, and the data how much there is to keep.
@@ -22,7 +22,8 @@ from hf_finetune.features import Collator
 from hf_finetune.models import Classifier
 
 if TYPE_CHECKING:
-    from hf_finetune.features.kept_features import KeptClips
+    from hf_finetune.features.kept_features import KeptFeatures
+    from hf_finetune.models.frozen_backbone import FrozenBackbone
     from hf_finetune.models.frozen_part import FrozenPart
 
 _MOST_CUT = 0.5  # of the training clips may be computed anew in every epoch
@@ -36,12 +37,14 @@ class Keeping:
     Attributes:
         frozen_part: The model's; None where its work is not kept.
         why_not: Then what is computed anew, and the reason.
+        example: What it is kept of, for people.
         kept: What is kept so far, by split.
     """
 
-    frozen_part: FrozenPart | None
+    frozen_part: FrozenPart | FrozenBackbone | None
     why_not: str = ""
-    kept: dict[str, KeptClips] = field(default_factory=dict)
+    example: str = "a clip"
+    kept: dict[str, KeptFeatures] = field(default_factory=dict)
 
     def equip(
         self, name: str, split: datasets.Dataset, collator: Collator, classifier: Classifier
@@ -51,19 +54,28 @@ class Keeping:
         Args:
             name: train, validation or test.
             split: Its rows.
-            collator: Makes batches of the clips themselves; the answer where nothing is kept.
-            classifier: Its config says how wide a batch must be.
+            collator: Makes batches of the examples themselves; the answer where nothing is kept.
+            classifier: Its config says how wide a batch of clips must be.
         """
         from hf_finetune.features.audio import AudioCollator
         from hf_finetune.features.clip_lengths import least_training_frames
+        from hf_finetune.features.images import ImageCollator
         from hf_finetune.features.kept_features import KeptFeatureCollator, keep_clips
+        from hf_finetune.features.kept_images import KeptImageCollator, keep_images
+        from hf_finetune.models.frozen_backbone import FrozenBackbone
 
-        if self.frozen_part is None or not isinstance(collator, AudioCollator):
+        part = self.frozen_part
+        if isinstance(part, FrozenBackbone):
+            if not isinstance(collator, ImageCollator):
+                return collator
+            self.kept[name] = images = keep_images(split, collator, part)
+            return KeptImageCollator(images)
+        if part is None or not isinstance(collator, AudioCollator):
             return collator
-        self.kept[name] = clips = keep_clips(split, collator, self.frozen_part)
-        masks = collator.training and self.frozen_part.name == "front end"
+        self.kept[name] = clips = keep_clips(split, collator, part)
+        masks = collator.training and part.name == "front end"
         least = least_training_frames(classifier.model.config) if masks else 1
-        return KeptFeatureCollator(collator, clips, self.frozen_part, least)
+        return KeptFeatureCollator(collator, clips, part, least)
 
     def describe(self) -> str:
         """What is kept, how large it is and where it lies, in words for the plan."""
@@ -74,10 +86,8 @@ class Keeping:
         cut = f"; {missing:,} longer clips are cut at random, and computed each time"
         dtype = str(self.frozen_part.dtype).removeprefix("torch.")
         folder = cache_folder() / "frozen_parts"
-        return (
-            f"{self.frozen_part.name}, computed once a clip and kept: {parts} of {dtype} in "
-            f"{folder}{cut if missing else ''}"
-        )
+        what = f"{self.frozen_part.name}, computed once {self.example} and kept"
+        return f"{what}: {parts} of {dtype} in {folder}{cut if missing else ''}"
 
 
 def settle_keeping(
@@ -97,46 +107,84 @@ def settle_keeping(
     Returns:
         None where the model has no such part that stays frozen, or keeping is switched off.
     """
-    if config.features.keep_frozen == "off" or "audio" not in data.splits["train"].column_names:
+    if config.features.keep_frozen == "off":
         return None
+    if "image" in data.splits["train"].column_names:
+        return _settle_images(config, data, classifier, compute)
     from hf_finetune.models.frozen_part import FrozenPart, accept_ready_features, find_frozen_part
 
     name = find_frozen_part(classifier, config.model)
     if name is None:
         return None
     frozen_part = FrozenPart(classifier, name, compute.precision)
-    why_not = _find_hindrance(config, data, frozen_part, compute.num_processes)
+    why_not = _find_hindrance(config, data, compute, "clip", frozen_part.bytes_per_second)
     if why_not:
         return Keeping(None, f"{name}, computed in every step: {why_not}")
     accept_ready_features(classifier.model, name)
     return Keeping(frozen_part)
 
 
+def _settle_images(
+    config: RunConfig, data: LoadedData, classifier: Classifier, compute: Compute
+) -> Keeping | None:
+    from hf_finetune.models.frozen_backbone import (
+        FrozenBackbone,
+        accept_ready_images,
+        has_frozen_backbone,
+    )
+
+    if not has_frozen_backbone(classifier, config.model):
+        return None
+    backbone = FrozenBackbone(classifier, compute.precision)
+    why_not = _find_hindrance(config, data, compute, "image", backbone.bytes_per_image)
+    if why_not:
+        return Keeping(None, f"backbone, computed in every step: {why_not}")
+    accept_ready_images(classifier.model)
+    return Keeping(backbone, example="an image")
+
+
 def _find_hindrance(
-    config: RunConfig, data: LoadedData, frozen_part: FrozenPart, num_processes: int
+    config: RunConfig, data: LoadedData, compute: Compute, example: str, num_bytes: float
 ) -> str:
-    """Why nothing is kept; empty where all is well."""
-    audio = config.features.audio
-    if audio.augmentation.waveform_augmented:
-        return "the augmentation changes the clips in every epoch"
-    if _count_epochs(config, len(data.splits["train"]), num_processes) <= 1:
-        return "the run sees each clip only once"
-    seconds = clip_seconds(data.splits["train"])
-    if audio.max_seconds is not None and (seconds > audio.max_seconds).mean() > _MOST_CUT:
-        return "most training clips are cut at random (features.audio.max_seconds)"
-    total = sum(float(clip_seconds(split).sum()) for split in data.splits.values())
-    num_bytes = total * frozen_part.bytes_per_second
+    """Why nothing is kept; empty where all is well.
+
+    Args:
+        config: The configuration.
+        data: Its data.
+        compute: Knows the number of processes.
+        example: What the examples are: clip or image.
+        num_bytes: To keep of an image, or of a second of sound.
+    """
+    if _changes_examples(config, example):
+        return f"the augmentation changes the {example}s in every epoch"
+    if _count_epochs(config, len(data.splits["train"]), compute.num_processes) <= 1:
+        return f"the run sees each {example} only once"
+    total = float(sum(map(len, data.splits.values())))
+    if example == "clip":
+        seconds, most = clip_seconds(data.splits["train"]), config.features.audio.max_seconds
+        if most is not None and (seconds > most).mean() > _MOST_CUT:
+            return "most training clips are cut at random (features.audio.max_seconds)"
+        total = sum(float(clip_seconds(split).sum()) for split in data.splits.values())
     free = shutil.disk_usage(_nearest_folder(cache_folder())).free
-    if num_bytes > _MOST_OF_DISK * free:
+    if total * num_bytes > _MOST_OF_DISK * free:
         return (
-            f"it would take {num_bytes / 1e9:,.1f} GB, and there are {free / 1e9:,.1f} GB left in "
-            f"{cache_folder()} (HF_FINETUNE_CACHE names another folder)"
+            f"it would take {total * num_bytes / 1e9:,.1f} GB, and there are {free / 1e9:,.1f} GB "
+            f"left in {cache_folder()} (HF_FINETUNE_CACHE names another folder)"
         )
     return ""
 
 
+def _changes_examples(config: RunConfig, example: str) -> bool:
+    """Whether a training example goes into the model otherwise from epoch to epoch."""
+    if example == "clip":
+        return config.features.audio.augmentation.waveform_augmented
+    from hf_finetune.features.augmentation import changes_images
+
+    return changes_images(config.features.augmentation)
+
+
 def _count_epochs(config: RunConfig, num_rows: int, num_processes: int) -> float:
-    """How often the run sees each training clip."""
+    """How often the run sees each training example."""
     train = config.train
     if train.max_steps is None:
         return train.num_train_epochs

@@ -114,13 +114,14 @@ def _run(path: str, content: bytes, sha256: str) -> ModuleType:
     try:
         code = compile(content, path, "exec")
     except SyntaxError as error:
-        raise PluginError(f"{path}:{error.lineno}: not valid Python: {error.msg}") from error
+        place = f"{path}:{error.lineno}" if error.lineno else path
+        raise PluginError(f"{place}: not valid Python: {error.msg}") from error
     except ValueError as error:
         raise PluginError(f"{path}: not valid Python: {error}") from error
     sys.modules[name] = module
     try:
         exec(code, module.__dict__)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script's sys.exit() would end us without a word
         del sys.modules[name]
         frames = traceback.extract_tb(error.__traceback__)
         line = max((frame.lineno or 0 for frame in frames if frame.filename == path), default=0)

@@ -262,7 +262,7 @@ def test_predict_says_which_file_is_no_image(
 ):
     (tmp_path / "notes.png").write_text("no picture")
     assert main(["predict", str(trained), str(tmp_path / "notes.png")]) == 2
-    assert "notes.png: it can't be read as an image" in said(capsys)[0]
+    assert "notes.png: it is no image of a known format" in said(capsys)[0]
     assert main(["predict", str(trained), "missing.png"]) == 2
     assert "missing.png: there is no such file" in said(capsys)[0]
     assert main(["predict", str(trained), str(tmp_path)]) == 2

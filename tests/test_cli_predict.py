@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
+from small_checkpoints import write_checkpoint
 
 from hf_finetune import inference
 from hf_finetune.cli import main
+from hf_finetune.config import dump_config
 from hf_finetune.dropout_answers import sample_files
 from hf_finetune.errors import DataError
 from hf_finetune.inference import predict_files
+from hf_finetune.models import save_classifier
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = "configs/corrupt_mnist_sample.yaml"
@@ -140,8 +146,73 @@ def test_files_are_read_a_batch_at_a_time(
     batches = inference.read_batches(classifier, digits, background)
     part, batch = next(batches)  # the third file has not been touched
     assert (list(part), batch["pixel_values"].shape) == (digits[:2], (2, 1, 28, 28))
-    with pytest.raises(DataError, match=r"2\.png: it can't be read"):
+    with pytest.raises(DataError, match=r"2\.png: it is no image of"):
         next(batches)
+
+
+def every_kind(folder: Path) -> list[str]:
+    """A folder for each of two classes, of pictures of every kind that loses something easily."""
+    generator = np.random.default_rng(0)
+    for number, name in enumerate(("cat", "dog")):
+        (folder / name).mkdir(parents=True)
+        colors = generator.integers(0, 256, (40, 30, 4), dtype=np.uint8)
+        turned = Image.Exif()
+        turned[0x112] = 6
+        for file, picture, settings in (
+            ("rgb.png", Image.fromarray(colors[..., :3]), {}),
+            ("rgba.png", Image.fromarray(colors), {}),
+            ("deep.png", Image.fromarray(colors[..., 0].astype(np.uint16) * 257 + number), {}),
+            ("float.tif", Image.fromarray(colors[..., 1].astype(np.float32) / 255), {}),
+            ("cmyk.jpg", Image.fromarray(colors, "CMYK"), {}),
+            ("turned.jpg", Image.fromarray(colors[..., :3]), {"exif": turned}),
+            ("palette.png", Image.fromarray(colors[..., :3]).quantize(9), {"transparency": 2}),
+            ("row.png", Image.fromarray(colors[:1, :, :3]), {}),
+        ):
+            picture.save(folder / name / file, **settings)
+    return [str(path) for path in sorted(folder.glob("*/*"))]
+
+
+@pytest.mark.parametrize("color", ["auto", "grey"])
+@pytest.mark.parametrize("kind", ["cnn", "deit"])
+def test_files_come_to_the_model_as_in_training(
+    kind: str, color: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from hf_finetune.assembly import assemble
+    from hf_finetune.config import config_from
+
+    monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
+    model: dict[str, Any] = {"name": "cnn", "image_size": 20, "channels": [4]}
+    if kind == "deit":
+        write_checkpoint(tmp_path / "deit", "deit")
+        model = {"name": "auto_image", "checkpoint": str(tmp_path / "deit")}
+    files = every_kind(tmp_path / "pets")
+    data = {"name": "image_folder", "root": str(tmp_path / "pets"), "color": color}
+    bench = assemble(config_from({"data": data, "model": model}))
+    trained_on = {}
+    for split, rows in bench.data.splits.items():
+        pixels = torch.cat([batch["pixel_values"] for batch in bench.make_loader(split)])
+        trained_on |= zip([f"{tmp_path}/pets/{name}" for name in rows["id"]], pixels, strict=True)
+    save_classifier(bench.classifier, tmp_path / "model")
+    (tmp_path / "x.yaml").write_text(dump_config(bench.config))
+    words = (str(tmp_path / "model"), files, str(tmp_path / "x.yaml"), ())
+    classifier, reading = inference.load_for_files(*words)
+    ((part, batch),) = inference.read_batches(classifier, files, reading)
+    level = 1 / (255 * min(torch.tensor(classifier.processor.image_std).flatten().tolist()))
+    for file, pixels in zip(part, batch["pixel_values"], strict=True):
+        assert (pixels - trained_on[file]).abs().max() < 1.01 * level, file
+
+
+def test_a_name_that_is_no_utf8_is_printed(
+    trained: str, digits: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    file = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")
+    Path(file).write_bytes(Path(digits[0]).read_bytes())
+    for extra in ([], ["--format", "csv"], ["--mc-dropout", "2"]):
+        terminal = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")  # as strict as a pipe is
+        monkeypatch.setattr(sys, "stdout", terminal)
+        assert main(["predict", trained, file, *extra]) == 0
+        terminal.seek(0)
+        assert r"caf\udce9.png" in terminal.read()
 
 
 def test_dark_on_light_is_said_in_one_line(

@@ -66,6 +66,10 @@ def test_an_override_mends_a_faulty_line() -> None:
         ("seed=[1", "the value isn't valid YAML: "),
         ("data.root=@x", "the value isn't valid YAML: "),
         ("seed=.inf", "seed: '.inf' isn't a finite number. Write a finite one."),
+        ("seed=1 # one", "'#' begins a comment here, and would be left out. Put the whole value "),
+        ("name=a #b", "'#' begins a comment here"),
+        ("name=#b", "'#' begins a comment here"),
+        ("model.channels=[8, 16] #", "'#' begins a comment here"),
         ("seed=x", "seed: must be a whole number of at least 0, got 'x' (text)."),
         ("train={lr: 1}", "unknown key 'train.lr'. Write train.learning_rate."),
         (
@@ -77,6 +81,27 @@ def test_an_override_mends_a_faulty_line() -> None:
 def test_faults_cite_the_override(override: str, problem: str) -> None:
     (told,) = problems(override)
     assert told.startswith(f"override {override!r}: {problem}")
+
+
+@pytest.mark.parametrize("value", ["a#b", "'a #b'", '"#"', "a#"])
+def test_a_sign_that_begins_no_comment_is_kept(value: str) -> None:
+    assert overridden(f"data.root={value}").data.root == value.strip("'\"")  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("override", "limit"),
+    [
+        ("train.per_device_train_batch_size=100000000000000000000", "9,007,199,254,740,992"),
+        ("model.channels=[8, 100000000000000000000]", "9,007,199,254,740,992"),
+        ("loss.class_weights={a: 1, b: 100000000000000000000}", "9,007,199,254,740,992"),
+        ("model.image_size=99999999999", "4096"),
+        ("model={name: mlp, image_size: 4097}", "4096"),
+        ("compute.num_threads=100000", "1024"),
+    ],
+)
+def test_numbers_beyond_all_use_are_refused(override: str, limit: str) -> None:
+    (told,) = problems(override)
+    assert f"of at most {limit}" in told
 
 
 def test_faults_of_the_file_and_of_overrides_come_together() -> None:

@@ -123,6 +123,20 @@ def test_folds_that_cannot_be_made_are_told(make_config: Callable[..., Any]):
         list_folds(make_config(data__split__file="x.csv"), 3)
 
 
+def test_a_fold_that_cannot_be_made_is_told_before_any_is_trained(
+    make_config: Callable[..., Any], digits_root: Path
+):
+    import torch
+
+    for number in range(2):
+        torch.save(torch.arange(50) % 9, digits_root / f"train_target_{number}.pt")
+    config = make_config(**settings())
+    told = r"cross-validate, file train_images_2\.pt: .* no rows of class 9"
+    with pytest.raises(UserError, match=told):
+        cross_validate(config, leave_one_out="file", quiet=True)
+    assert not Path(config.run.directory).exists()
+
+
 def test_the_configuration_may_say_what_the_folds_are(make_config: Callable[..., Any]):
     folds = list_folds(make_config(data__split__leave_out={"file": "train_images_1.pt"}))
     assert [fold.title for fold in folds] == [f"file train_images_{n}.pt" for n in range(3)]

@@ -165,6 +165,7 @@ def test_names_of_plugins_are_advised(stripes: Path):
         ("mine.py", "x = 1\ndef load(:\n", "mine.py:2: not valid Python: invalid syntax"),
         ("mine.py", "x = 1\ny = x / 0\n", "mine.py:2: fails when it is loaded: ZeroDivisionError"),
         ("mine.py", "import no_such_thing\n", "mine.py:1: fails when it is loaded: ModuleNotFound"),
+        ("mine.py", "import sys\nsys.exit(3)\n", "mine.py:2: fails when it is loaded: SystemExit"),
         ("mine.py", DATA.replace("def load", "def lod"), "the function 'load' is missing"),
         ("mine.py", "def load(options): ...\n", "the class 'Options' is missing"),
         ("mine.py", "class Options: ...\n", "Options must derive from DataOptions, ModelOptions"),
@@ -218,6 +219,41 @@ def test_configurations_keep_their_plugins_to_themselves(stripes: Path):
 def test_a_metric_that_is_no_number_stops_the_run(value: str, stripes: Path):
     (stripes.parent / "top2_accuracy.py").write_text(METRIC.replace("VALUE", value))
     with pytest.raises(TrainingError, match="validation: the metric top2_accuracy answered"):
+        finetune(load_config(stripes), quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("mean", "told"),
+    [
+        ("surprise.mean()", r"'robust' answers three examples with Tensor \[\]. Allowed: one "),
+        ("surprise.mean().item()", r"'robust' answers three examples with float \[\]"),
+        ("surprise[:, None]", r"'robust' answers three examples with Tensor \[3, 1\]"),
+    ],
+)
+def test_a_loss_that_is_averaged_is_refused(mean: str, told: str, stripes: Path):
+    plugin = stripes.parent / "robust.py"
+    last = "return -(-self.q * surprise).expm1() / self.q"
+    plugin.write_text(plugin.read_text().replace(last, f"return {mean}"))
+    with pytest.raises(UserError, match=told):
+        finetune(load_config(stripes), quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ('{"id": [ids]}', '{"name": [ids]}', "data: the split train has no column id, only name"),
+        (
+            "    return build_image_dataset(",
+            "    import datasets\n    row = {'label': [0], 'id': ['a'], 'image': [[[1]]]}\n"
+            "    return datasets.Dataset.from_dict(row)\n    return build_image_dataset(",
+            r"data: the column label of the split train is Value\('int64'\). Expected a datasets",
+        ),
+    ],
+)
+def test_a_data_set_without_its_columns_is_told(old: str, new: str, told: str, stripes: Path):
+    plugin = stripes.parent / "stripes.py"
+    plugin.write_text(plugin.read_text().replace(old, new))
+    with pytest.raises(UserError, match=told):
         finetune(load_config(stripes), quiet=True)
 
 

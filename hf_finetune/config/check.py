@@ -17,7 +17,7 @@ from hf_finetune.options import Section
 from hf_finetune.registry import usual_name
 
 S = TypeVar("S", bound=Section)
-# Beyond this a float no longer stands for one whole number.
+# Beyond this a float no longer stands for one whole number; nor is anything counted so far.
 _LARGEST_EXACT = 2**53
 
 
@@ -63,6 +63,7 @@ class _Walk:
             choice = choice_of(cls.model_fields[key])
             if choice is None or (value is None and choice.optional):
                 kept[key] = value
+                self._bound(place, value)
             elif not isinstance(value, dict):
                 self._no_section(place, value, choice)
             elif (inside := self._inside(choice, value, place)) is not None:
@@ -156,6 +157,12 @@ class _Walk:
     def _unknown(self, place: KeyPath, siblings: list[str]) -> None:
         told = f"unknown key {dotted(place)!r}. {key_advice(place, siblings, self.root)}"
         self.source.problem(place, told)
+
+    def _bound(self, place: KeyPath, value: Any) -> None:
+        """Notes whole numbers that no setting can mean, and that torch or Python can't count by."""
+        if _is_beyond(value):
+            told = f"{dotted(place)}: must be of at most {_LARGEST_EXACT:,}, got {shown(value)}."
+            self.source.problem(place, told)
 
     def _no_section(self, place: KeyPath, value: Any, choice: Choice) -> None:
         form = "Write its keys below it, or leave it out."
@@ -267,6 +274,15 @@ def _is_explained(source: Source, path: KeyPath) -> bool:
     """Whether a missing key has a noted fault, or is one that was misspelt beside it."""
     beside = (broken for broken in source.broken if broken[:-1] == path[:-1] and broken)
     return any(near(str(broken[-1]), [str(path[-1])]) for broken in beside)
+
+
+def _is_beyond(value: Any) -> bool:
+    """Whether a value is, or holds, a whole number above `_LARGEST_EXACT`."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return any(map(_is_beyond, value))
+    return isinstance(value, int) and value > _LARGEST_EXACT
 
 
 def _is_default(kind: type[Section], values: dict[str, Any], key: str) -> bool:

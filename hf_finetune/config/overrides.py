@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hf_finetune.config.source import FROM_OVERRIDE, Place, Source, dotted
-from hf_finetune.config.yaml_text import REFUSED, NotYamlError, Reader
+from hf_finetune.config.yaml_text import REFUSED, NotYamlError, Reader, ends_in_comment
 
 
 def apply_overrides(source: Source, overrides: Sequence[str]) -> None:
@@ -46,6 +46,9 @@ def _override(source: Source, path: tuple[str, ...], text: str, place: Place) ->
         value = Reader(source, lambda _: place).read(text, path)
     except NotYamlError as fault:
         told = f"the value isn't valid YAML: {fault.text}. Text with signs in it needs quotes."
+        return source.problem(path, told, place)
+    if ends_in_comment(text):
+        told = "'#' begins a comment here, and would be left out. Put the whole value in quotes."
         return source.problem(path, told, place)
     if value is not REFUSED:
         source.overridden.setdefault(path, section.get(path[-1]))

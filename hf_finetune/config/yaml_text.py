@@ -177,6 +177,13 @@ class Reader:
             raise NotYamlError(0, f"more than {_MOST_NODES} values once anchors are written out")
 
 
+def ends_in_comment(text: str) -> bool:
+    """Whether a `#` in the text of a value begins a comment, which reading leaves out."""
+    marks = ((token.start_mark.index, token.end_mark.index) for token in yaml.scan(text, _Loader))
+    end = max((end for start, end in marks if end > start), default=0)
+    return text[end:].lstrip().startswith("#")
+
+
 def read_file(path: Path) -> str:
     """Text of a configuration file.
 

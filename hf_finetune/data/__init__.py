@@ -150,6 +150,19 @@ class AudioShape:
 
 
 @dataclass(frozen=True)
+class Contradiction:
+    """Examples of the same content that stand under several classes; they are in no split.
+
+    Attributes:
+        ids: Their names.
+        labels: Name of the class of each.
+    """
+
+    ids: tuple[str, ...]
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class GivenData:
     """Splits as the files give them, and what was found out in reading them.
 
@@ -157,11 +170,13 @@ class GivenData:
         splits: train, perhaps validation and test; their columns stand at the room's door.
         warnings: What was survived.
         skipped: Examples that were left out, each with the reason.
+        contradictions: Those of them that were left out for their labels.
     """
 
     splits: datasets.DatasetDict
     warnings: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
+    contradictions: tuple[Contradiction, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -178,8 +193,10 @@ class LoadedData:
         fingerprint: Hash of the rows and of the split.
         warnings: What was survived; each stands in the run's record.
         skipped: Examples that were left out, each with the reason; they stand there, too.
-        unused: Good rows that are in no split: left aside, or more than were to be trained on.
+        unused: Readable rows that are in no split: left aside, more than were to be trained on, or
+            clips that don't suit the model.
         audio_shape: Lengths and rate of the clips; None where the examples are images.
+        contradictions: Skipped examples that stand under several classes.
     """
 
     splits: datasets.DatasetDict
@@ -193,6 +210,7 @@ class LoadedData:
     skipped: tuple[str, ...] = ()
     unused: tuple[datasets.Dataset, ...] = ()
     audio_shape: AudioShape | None = None
+    contradictions: tuple[Contradiction, ...] = ()
 
 
 def load_data(options: DataOptions) -> LoadedData:

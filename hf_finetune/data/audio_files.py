@@ -25,10 +25,12 @@ SUFFIXES = (
     # These need torchcodec; without it, each is a bad example that says so.
     *(".m4a", ".mp4", ".aac", ".wma", ".webm", ".mka", ".amr", ".3gp"),
 )
-# Facts of another recipe are not taken for these.
-RECIPE = f"audio, soundfile {soundfile.__version__}"
+# Facts of another recipe are not taken for these; the number rises with what is checked.
+RECIPE = f"audio 2, soundfile {soundfile.__version__}"
 _BLOCK_FRAMES = 2**22  # read at a time: clips may last hours
 _NAMED = 3
+# Floats beyond full scale are no fault, but this far beyond it they are no floats of -1…1.
+_MOST_PEAK = 16
 
 
 def measure_file(path: Path, content: bytes | None = None) -> dict[str, Any]:
@@ -104,6 +106,27 @@ def find_silence(ids: Sequence[str], facts: Mapping[str, Mapping[str, Any]]) -> 
     silent = [name for name in ids if facts[name]["peak"] == 0]
     if not silent:
         return []
-    named = ", ".join(map(shown, silent[:_NAMED])) + (", …" if len(silent) > _NAMED else "")
     what = "1 clip is" if len(silent) == 1 else f"{len(silent):,} clips are"
-    return [f"{what} all silence: every sample is 0 ({named})"]
+    return [f"{what} all silence: every sample is 0 ({_name_some(silent)})"]
+
+
+def find_overdriven(ids: Sequence[str], facts: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A warning on the clips that lie far beyond full scale, if there are any.
+
+    Args:
+        ids: The examples.
+        facts: What was measured, by id.
+    """
+    loud = [name for name in ids if facts[name]["peak"] > _MOST_PEAK]
+    if not loud:
+        return []
+    what = "1 clip lies" if len(loud) == 1 else f"{len(loud):,} clips lie"
+    peak = max(facts[name]["peak"] for name in loud)
+    return [
+        f"{what} beyond full scale, up to {peak:,.0f} times ({_name_some(loud)}): whole numbers "
+        "that were written as floats? Divide them by the largest that their type holds"
+    ]
+
+
+def _name_some(ids: Sequence[str]) -> str:
+    return ", ".join(map(shown, ids[:_NAMED])) + (", …" if len(ids) > _NAMED else "")

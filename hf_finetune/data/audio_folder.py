@@ -47,15 +47,16 @@ def audio_kind() -> FileKind:
 
 
 def build_splits(content: FolderContent) -> GivenData:
-    """The splits of clips that were found, with a warning on those that are silent."""
+    """The splits of clips that were found, with a warning on those that are silent or too loud."""
     from datasets import DatasetDict
 
-    from hf_finetune.data.audio_files import find_silence
+    from hf_finetune.data.audio_files import find_overdriven, find_silence
 
     ids = [example.id for examples in content.examples.values() for example in examples]
     splits = {split: _build_split(content, split) for split in content.examples}
-    warnings = (*content.warnings, *find_silence(ids, content.facts))
-    return GivenData(DatasetDict(splits), warnings, content.skipped)
+    doubts = (*find_silence(ids, content.facts), *find_overdriven(ids, content.facts))
+    warnings = (*content.warnings, *doubts)
+    return GivenData(DatasetDict(splits), warnings, content.skipped, content.contradictions)
 
 
 def _build_split(content: FolderContent, split: str) -> datasets.Dataset:

@@ -6,7 +6,6 @@ on both sides of a split, and looks no further than copied files.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -19,12 +18,14 @@ from hf_finetune.data.division import key_columns, read_labels
 from hf_finetune.data.duplicates import Duplicate, find_duplicates, hash_image
 from hf_finetune.data.image_files import quiet_pillow
 from hf_finetune.data.inspection import read_images
-from hf_finetune.data.leaks import Overlap, find_overlaps
+from hf_finetune.data.leaks import Overlap, find_overlaps, list_overlaps
+from hf_finetune.data.name_patterns import match_names, part_names
 from hf_finetune.data.near_duplicates import Vectors, describe_clip, describe_images, find_near
 from hf_finetune.data.tables import RowReader, column_values
 from hf_finetune.errors import DataError
 
 _BLOCK_ROWS = 256
+_MOST_SECONDS = 120  # of a clip that are compared with others
 
 
 @dataclass(frozen=True)
@@ -51,17 +52,23 @@ class Audit:
         return tuple(one for one in self.overlaps if one.column in self.data.group_columns)
 
     @property
+    def leaks(self) -> bool:
+        """Whether a group that is to stay together, or a copy, lies in two splits or classes."""
+        bad = any(one.is_across_splits or not one.labels_agree for one in self.copies)
+        return bad or bool(self.promised_overlaps)
+
+    @property
     def is_sound(self) -> bool:
-        """Whether no group that is to stay together and no copy lies in two splits or classes."""
-        bad = (one for one in self.copies if one.is_across_splits or not one.labels_agree)
-        return not self.promised_overlaps and next(bad, None) is None
+        """Whether nothing leaks, and nothing was left out for standing under several classes."""
+        return not (self.leaks or self.data.contradictions)
 
 
-def audit_data(data: LoadedData) -> Audit:
+def audit_data(data: LoadedData, pattern: str | None = None) -> Audit:
     """Reads every example of every split once.
 
     Args:
         data: Loaded data.
+        pattern: Of the files' names: those of its parts that are no columns are looked at, too.
 
     Raises:
         DataError: A file has gone bad since it was loaded, or the examples are neither images nor
@@ -85,10 +92,31 @@ def audit_data(data: LoadedData) -> Audit:
         class_counts={
             name: tuple(np.bincount(ones, minlength=size).tolist()) for name, ones in labels.items()
         },
-        overlaps=tuple(find_overlaps(splits, key_columns(splits["train"]))),
+        overlaps=(
+            *find_overlaps(splits, key_columns(splits["train"])),
+            *_name_overlaps(data, pattern),
+        ),
         copies=find_duplicates(hashes, ids, places, every_label),
         near_copies=_find_near_copies(hashes, np.concatenate(vectors), ids, places, every_label),
     )
+
+
+def _name_overlaps(data: LoadedData, pattern: str | None) -> list[Overlap]:
+    """Overlaps of the keys that file names carry, and that the split doesn't hold together."""
+    known = {"label", *key_columns(data.splits["train"])}
+    parts = [name for name in part_names(pattern or "") if name not in known]
+    found = {
+        name: match_names(column_values(split, "id"), pattern or "")
+        for name, split in data.splits.items()
+        if parts
+    }
+    return [
+        overlap
+        for part in parts
+        for overlap in list_overlaps(
+            part, {name: {keys[part] for keys in rows} for name, rows in found.items()}
+        )
+    ]
 
 
 def _find_near_copies(
@@ -120,14 +148,19 @@ def _read(split: Dataset) -> Iterator[tuple[list[bytes], Vectors]]:
 
 
 def _read_clips(split: Dataset) -> Iterator[tuple[list[bytes], Vectors]]:
+    """The hash of all samples, as it was measured, and the vector of a clip's beginning.
+
+    A clip may last hours, of which no more than this goes into memory.
+    """
     from hf_finetune.features.audio_decoding import read_audio
 
     reader = RowReader(split, ["audio"])
     for start in range(0, len(split), _BLOCK_ROWS):
-        files = reader.read(np.arange(start, min(start + _BLOCK_ROWS, len(split))))["audio"]
-        hashes, vectors = [], []
-        for file in files:
-            samples, rate = read_audio(file), file["sampling_rate_hz"]
-            hashes.append(hashlib.blake2b(samples.tobytes(), digest_size=16).digest())
+        rows = slice(start, min(start + _BLOCK_ROWS, len(split)))
+        vectors = []
+        for file in reader.read(np.arange(rows.start, rows.stop))["audio"]:
+            rate = file["sampling_rate_hz"]
+            samples = read_audio(file, 0, min(file["num_frames"], _MOST_SECONDS * rate))
             vectors.append(describe_clip(samples, rate))
-        yield hashes, np.stack(vectors)
+        digests = column_values(split, "measured", "digest", rows)
+        yield [bytes.fromhex(digest) for digest in digests], np.stack(vectors)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from hf_finetune.data.table_cache import Rows
 
 _FOLDER = "cifar-10-batches-bin"
+_PICKLED = "cifar-10-batches-py"
+_NUM_CLASSES = 10
 _FILES = {
     "train": tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
     "test": ("test_batch.bin",),
@@ -59,17 +61,35 @@ def load(options: Options) -> datasets.DatasetDict:
     splits = {}
     for split, files in _FILES.items():
         paths = [folder / file for file in files]
-        num_bytes = sum(path.stat().st_size for path in paths if path.is_file())
+        missing = [path for path in paths if not path.is_file()]
+        if missing:
+            raise DataError(f"data.root: {missing[0]} is missing. {_HOW_TO_GET}")
+        num_bytes = sum(path.stat().st_size for path in paths)
         read_blocks = partial(_read_files, paths, len(names))
         splits[split] = load_table(read_blocks, names, paths, num_bytes)
     return DatasetDict(splits)
 
 
 def _read_names(folder: Path) -> list[str]:
+    """The ten class names.
+
+    Raises:
+        DataError: Their file is missing, or holds something else.
+    """
     path = folder / "batches.meta.txt"
     if not path.is_file():
-        raise DataError(f"data.root: {path} is missing. {_HOW_TO_GET}")
-    return path.read_text(encoding="utf-8").split()
+        pickled = folder.name == _PICKLED or (folder / _PICKLED).is_dir()
+        why = f"; {_PICKLED} is the pickled version, and unpickling can run code" if pickled else ""
+        raise DataError(
+            f"data.root: {str(folder)!r} has no {path.name}, the binary version's{why}. "
+            f"{_HOW_TO_GET}"
+        )
+    names = path.read_text(encoding="utf-8", errors="replace").split()
+    if len(names) != _NUM_CLASSES:
+        raise DataError(
+            f"{path}: it holds {len(names)} class names, expected {_NUM_CLASSES}. Copy it again."
+        )
+    return names
 
 
 def _read_files(paths: list[Path], num_classes: int) -> Iterator[Rows]:

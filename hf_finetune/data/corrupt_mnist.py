@@ -60,6 +60,10 @@ def load(options: Options) -> datasets.DatasetDict:
     layout = _find_layout(root, options.layout)
     names = _list_parts(root, layout)
     every = [name for members in names.values() for name in members]
+    files = [path for name in every for path in _files_of(root, layout, name)]
+    missing = [path for path in files if not path.exists()]
+    if missing and layout == "pt":  # the other can't be downloaded any more
+        raise DataError(f"data.root: {missing[0]} is missing. {_HOW_TO_GET}")
     num_bytes = sum(_size_as_levels(root / name) for name in every)
     read: Callable[[str], Rows] = partial(_read_part, root, layout)
     if num_bytes <= LARGE_BYTES:

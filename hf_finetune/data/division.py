@@ -239,9 +239,12 @@ def _choose_group_columns(train: Dataset, split: SplitOptions) -> tuple[str, ...
     unknown = [name for name in split.named_columns if name not in own]
     if unknown:
         key = "leave_out" if unknown[0] in (split.leave_out or {}) else "group_by"
+        there = ", ".join(own) or (
+            "no group columns; folders of files take them from their names (data.group_pattern) or "
+            "a table (data.csv)"
+        )
         raise DataError(
-            f"data.split.{key}: there is no column {', '.join(unknown)}. "
-            f"The data set has {', '.join(own) or 'no group columns'}."
+            f"data.split.{key}: there is no column {', '.join(unknown)}. The data set has {there}."
         )
     if split.group_by == "none":
         return ()

@@ -252,12 +252,15 @@ def _open(url: str, headers: dict[str, str], part: Path, timeout_seconds: float)
             part.unlink()
             raise _InterruptedError("the half-done file was longer than the server's") from fault
         if fault.code in (408, 429) or fault.code >= 500:
-            raise _InterruptedError(f"the server answered {fault.code} {fault.reason}") from fault
-        raise _UnreachableError(
-            f"{url}: the server answered {fault.code} {fault.reason}"
-        ) from fault
+            raise _InterruptedError(_say_answer(fault)) from fault
+        raise _UnreachableError(f"{url}: {_say_answer(fault)}") from fault
     except (OSError, http.client.HTTPException) as fault:
         raise _InterruptedError(str(fault) or type(fault).__name__) from fault
+
+
+def _say_answer(fault: urllib.error.HTTPError) -> str:
+    """What the server said, in one line: a circle of redirects is told in several."""
+    return f"the server answered {fault.code} {' '.join(str(fault.reason).split())}"
 
 
 class _Bar:

@@ -98,8 +98,14 @@ def _read_example(
     void = [name for name in (columns.path, columns.label, *columns.groups) if not row[name]]
     if void:
         return Problem(place, f"it has no {void[0]}")
-    folder = root.absolute()
-    path = Path(os.path.normpath(folder / row[columns.path]))
+    folder, named = root.absolute(), row[columns.path]
+    if "\0" in named:
+        return Problem(place, "its path has a null character")
+    if "\\" in named and not (folder / named).exists():  # as a table made on Windows has it
+        named = named.replace("\\", "/")
+    path = Path(os.path.normpath(folder / named))
+    if not path.is_relative_to(folder):
+        folder = root.resolve()  # whole paths may name what a link leads to
     if not path.is_relative_to(folder):
         return Problem(row[columns.path], f"the path leads out of data.root ({place})")
     file = path.relative_to(folder).as_posix()

@@ -33,7 +33,8 @@ class Options(DataOptions):
 
     name: Literal["fashion_mnist"] = "fashion_mnist"
     root: str = "data/fashion_mnist"
-    """Folder with the four idx files, gzipped or not; torchvision's `FashionMNIST/raw` will do."""
+    """Folder with the four idx files, gzipped or not; torchvision's, with `FashionMNIST/raw`, will
+    do."""
 
 
 def load(options: Options) -> datasets.DatasetDict:
@@ -44,4 +45,4 @@ def load(options: Options) -> datasets.DatasetDict:
     """
     from hf_finetune.data.idx_files import load_idx_folder
 
-    return load_idx_folder(options.root, LABEL_NAMES, _HOW_TO_GET)
+    return load_idx_folder(options.root, LABEL_NAMES, "FashionMNIST", _HOW_TO_GET)

@@ -121,7 +121,8 @@ def measure_all(
 
 def _say_missing(path: Path, error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
-        return "the link leads nowhere" if path.is_symlink() else "there is no such file"
+        missing = "there is no such file in data.root"
+        return "the link leads nowhere" if path.is_symlink() else missing
     return f"it can't be opened ({error.strerror})"
 
 

@@ -28,6 +28,7 @@ _LITTER = {
     *("thumbs.db", "ehthumbs.db", "desktop.ini", ".ds_store", "icon\r", ".directory", ".localized"),
     *(
         "__macosx",
+        "__pycache__",
         "@eadir",
         "$recycle.bin",
         "lost+found",

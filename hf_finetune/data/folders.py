@@ -5,6 +5,7 @@ Shared by image_folder and its like, which bring their file endings and the read
 
 from __future__ import annotations
 
+import posixpath
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from hf_finetune.data import DataOptions
+from hf_finetune.data import Contradiction, DataOptions
 from hf_finetune.data.example_table import TableColumns, list_table, read_header
 from hf_finetune.data.folder_tree import list_files, list_tree
 from hf_finetune.data.listing import Example, Listing, Problem, shown
@@ -46,7 +47,8 @@ class FolderOptions(DataOptions):
     split_column: str = "split"
     """Column of train, validation (val, valid, dev) or test, where the table has one."""
     group_columns: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    """Columns whose equal values must stay in one split, such as patient or speaker."""
+    """Columns whose equal values must stay in one split, such as patient or speaker; those that
+    `split.group_by` and `split.leave_out` name are read in any case."""
     group_pattern: str | None = None
     """Takes group keys from the file's name, without its ending: `{patient}_*`, with `*` for what
     is no key. A part takes as little as it can. `{patient}/*` takes in the folder above."""
@@ -129,6 +131,7 @@ class FolderContent:
         group_columns: Names of the examples' group keys.
         warnings: What was survived.
         skipped: What was left out, and why, one phrase each.
+        contradictions: What of it stands under several classes.
     """
 
     root: Path
@@ -138,6 +141,7 @@ class FolderContent:
     group_columns: tuple[str, ...]
     warnings: tuple[str, ...]
     skipped: tuple[str, ...]
+    contradictions: tuple[Contradiction, ...] = ()
 
 
 def read_folder(options: FolderOptions, kind: FileKind) -> FolderContent:
@@ -149,6 +153,8 @@ def read_folder(options: FolderOptions, kind: FileKind) -> FolderContent:
     """
     root = Path(options.root)
     listing = _list_examples(root, options, kind)
+    if not listing.examples and options.csv is None:  # the layout is another: say which are known
+        raise DataError(_say_nothing_found(root, options, kind, listing))
     content = read_listing(root, listing, options, kind)
     if not any(content.examples.values()):
         raise DataError(_say_nothing_found(root, options, kind, listing))
@@ -191,6 +197,7 @@ def read_listing(
         listing.group_columns,
         tuple(warnings),
         tuple(map(str, problems)),
+        list_contradictions(readable, scan.facts),
     )
 
 
@@ -218,6 +225,7 @@ def _list_examples(root: Path, options: FolderOptions, kind: FileKind) -> Listin
         listing = list_files(root, kind.suffixes, kind.noun)
     else:
         listing = list_tree(root, kind.suffixes, kind.noun)
+        _refuse_wrapping(root, listing)
     for key in ("group_pattern", "name_pattern"):
         pattern: str | None = getattr(options, key)
         if pattern is not None:
@@ -227,6 +235,21 @@ def _list_examples(root: Path, options: FolderOptions, kind: FileKind) -> Listin
             read_names(listing, pattern, key)
     _settle_groups(listing, options)
     return listing
+
+
+def _refuse_wrapping(root: Path, listing: Listing) -> None:
+    """Stops where the class folders lie in a single folder, as an archive unpacks them."""
+    folders = {posixpath.dirname(example.id) for example in listing.examples}
+    if listing.splits or listing.problems or not all("/" in folder for folder in folders):
+        return
+    above = posixpath.commonpath(folders) if len(folders) > 1 else ""
+    if above:
+        name, inner = above.partition("/")[0], root / above
+        raise DataError(
+            f"data.root: {str(root)!r} has a single class folder, {name!r}, with folders in it. "
+            f"If those are the classes, name the folder that they lie in: {str(inner)!r}. "
+            "Otherwise add a second class."
+        )
 
 
 def _choose_columns(table: Path, options: FolderOptions) -> TableColumns:
@@ -243,22 +266,33 @@ def _choose_columns(table: Path, options: FolderOptions) -> TableColumns:
     for key, name in keys:
         if name is not None and name not in header:
             raise DataError(
-                f"data.{key}: {table} has no column {name!r}. It has {', '.join(header)}."
+                f"data.{key}: {table} has no column {name!r}. It has {', '.join(header)}. Name one "
+                f"of them in data.{key}; or is its first row no header?"
             )
-    return TableColumns(options.path_column, options.label_column, split, options.group_columns)
+    groups = (*options.group_columns, *_columns_of_split(header, options))
+    return TableColumns(options.path_column, options.label_column, split, groups)
+
+
+def _columns_of_split(header: Sequence[str], options: FolderOptions) -> list[str]:
+    """Further columns of a table that `data.split` names: they are group keys without a word."""
+    taken = {*options.group_columns, *part_names(options.group_pattern or ""), *_OWN_COLUMNS}
+    named = options.split.named_columns
+    return [name for name in named if name in header and name not in taken]
 
 
 def _settle_groups(listing: Listing, options: FolderOptions) -> None:
     """Of the parts of file names, leaves those that are wanted as groups."""
     parts = {*part_names(options.name_pattern or options.group_pattern or "")}
     named = {*options.split.named_columns}
+    if named - {*listing.group_columns}:
+        return  # `division` stops at it, and says which there are
     if parts & named:
         kept = [name for name in listing.group_columns if name in named or name not in parts]
         keep_groups(listing, kept)
     elif options.name_pattern is not None and options.split.group_by == "auto":
         made = {*listing.splits} - {"train"}
-        needed = max(3 - len(made), options.split.num_folds or 0)
-        keep_groups(listing, choose_groups(listing, needed))
+        folds = options.split.num_folds or 0
+        keep_groups(listing, choose_groups(listing, 3 - len(made), folds))
 
 
 def find_contradictions(
@@ -283,6 +317,20 @@ def find_contradictions(
             two += "another row" if other.id == example.id else shown(other.id)
             found.setdefault(example.id, Problem(example.id, f"{two}, so one label is wrong"))
     return found
+
+
+def list_contradictions(
+    examples: Sequence[Example], facts: dict[str, dict[str, Any]]
+) -> tuple[Contradiction, ...]:
+    """What `find_contradictions` finds, as sets of examples that have the same content."""
+    same: dict[str, list[Example]] = defaultdict(list)
+    for example in examples:
+        same[facts[example.id]["digest"]].append(example)
+    return tuple(
+        Contradiction(tuple(one.id for one in rows), tuple(one.label for one in rows))
+        for rows in same.values()
+        if len({one.label for one in rows}) > 1
+    )
 
 
 def settle_problems(
@@ -314,7 +362,10 @@ def settle_problems(
 
 def _say_nothing_found(root: Path, options: FolderOptions, kind: FileKind, listing: Listing) -> str:
     where = f"{str(root)!r} has" if options.csv is None else f"{str(root / options.csv)!r} names"
-    found = f" ({'; '.join(listing.warnings)})" if listing.warnings else ""
+    reasons = [*listing.warnings, *map(str, listing.problems[:1])]
+    if len(listing.problems) > 1:
+        reasons.append(f"and {len(listing.problems) - 1:,} more")
+    found = f" ({'; '.join(reasons)})" if reasons else ""
     return (
         f"data.root: {where} no {kind.noun} that can be used{found}. {describe_layouts(kind)} "
         f"Endings: {' '.join(kind.suffixes)}."

@@ -85,4 +85,6 @@ def load(options: Options) -> GivenData:
     columns = choose_columns(found[chosen["train"]].features, options)
     with quiet_pillow():
         rows = read_rows(found, chosen, columns, content_of(columns.kind, options), options)
-    return GivenData(DatasetDict(rows.splits), (*warnings, *rows.warnings), rows.skipped)
+    return GivenData(
+        DatasetDict(rows.splits), (*warnings, *rows.warnings), rows.skipped, rows.contradictions
+    )

@@ -106,10 +106,10 @@ class AudioContent:
         return measure_file(Path(name), content)
 
     def settle(self, facts: Mapping[str, Facts]) -> list[str]:
-        """As `Content`: warns of clips in which nothing is heard."""
-        from hf_finetune.data.audio_files import find_silence
+        """As `Content`: warns of clips in which nothing is heard, or that are too loud."""
+        from hf_finetune.data.audio_files import find_overdriven, find_silence
 
-        return find_silence(list(facts), facts)
+        return find_silence(list(facts), facts) + find_overdriven(list(facts), facts)
 
     def make_cells(
         self, paths: pa.ChunkedArray, contents: pa.ChunkedArray, facts: Sequence[Facts | None]

@@ -15,8 +15,14 @@ from datasets import ClassLabel, Dataset, Features
 from datasets.fingerprint import generate_random_fingerprint
 from datasets.table import InMemoryTable
 
+from hf_finetune.data import Contradiction
 from hf_finetune.data.file_scan import Facts
-from hf_finetune.data.folders import find_contradictions, order_labels, settle_problems
+from hf_finetune.data.folders import (
+    find_contradictions,
+    list_contradictions,
+    order_labels,
+    settle_problems,
+)
 from hf_finetune.data.hub_columns import Columns
 from hf_finetune.data.hub_content import Content, name_files
 from hf_finetune.data.listing import Example, Problem
@@ -36,11 +42,13 @@ class HubRows:
         splits: By train, validation and test, as far as there are such.
         warnings: What was survived.
         skipped: Rows that were left out, each with the reason.
+        contradictions: Those of them that stand under several classes.
     """
 
     splits: dict[str, Dataset]
     warnings: tuple[str, ...]
     skipped: tuple[str, ...]
+    contradictions: tuple[Contradiction, ...] = ()
 
 
 @dataclass
@@ -87,14 +95,15 @@ def read_rows(
         unreadable, news = _scan(split, columns, content)
         problems += unreadable
         warnings += news
-    problems += _drop_contradictions(splits, content)
+    faults, contradictions = _drop_contradictions(splits, content)
+    problems += faults
     place = f"data.repo_id: {options.repo_id!r}"
     warnings += settle_problems(problems, place, options)
     label_names, news = _name_classes(splits, columns)
     usable = (pair for split in splits.values() for pair in _usable(split))
     warnings += content.settle({example.id: facts for example, facts in usable})
     built = {name: _build(split, columns, content, label_names) for name, split in splits.items()}
-    return HubRows(built, (*warnings, *news), tuple(map(str, problems)))
+    return HubRows(built, (*warnings, *news), tuple(map(str, problems)), contradictions)
 
 
 def _name_rows(
@@ -169,17 +178,21 @@ def _usable(split: _Split) -> list[tuple[Example, Facts]]:
     return [(example, facts) for example, facts in pairs if example and facts]
 
 
-def _drop_contradictions(splits: Mapping[str, _Split], content: Content) -> list[Problem]:
+def _drop_contradictions(
+    splits: Mapping[str, _Split], content: Content
+) -> tuple[list[Problem], tuple[Contradiction, ...]]:
     """Takes files out that are there with several classes."""
     pairs = [pair for split in splits.values() for pair in _usable(split)]
+    examples = [example for example, _ in pairs]
     facts = {example.id: one for example, one in pairs}
-    found = find_contradictions([example for example, _ in pairs], facts, content.column)
+    contradictions = list_contradictions(examples, facts)
+    found = find_contradictions(examples, facts, content.column)
     for split in splits.values():
         split.examples = [
             None if example is None or example.id in found else example
             for example in split.examples
         ]
-    return list(found.values())
+    return list(found.values()), contradictions
 
 
 def _name_classes(

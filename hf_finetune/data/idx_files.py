@@ -24,15 +24,20 @@ from hf_finetune.errors import DataError
 
 _UINT8 = 8
 _PREFIXES = {"train": "train", "test": "t10k"}
+_PARTS = ("images-idx3-ubyte", "labels-idx1-ubyte")
 
 
-def load_idx_folder(root: str, label_names: Sequence[str], how_to_get: str) -> DatasetDict:
+def load_idx_folder(
+    root: str, label_names: Sequence[str], torchvision_name: str, how_to_get: str
+) -> DatasetDict:
     """Reads `train-images-idx3-ubyte` and its three like.
 
     Args:
         root: The folder; the files may be gzipped, may lie in a `raw` folder in it or in a
             `<name>/raw` folder as torchvision lays them, and `.` may stand for `-` before `idx`.
         label_names: Class names in the order of the label ids.
+        torchvision_name: That name. Others' folders are passed over: torchvision lays MNIST and
+            Fashion-MNIST beside each other, in files of the same names.
         how_to_get: What to tell a user who has no files.
 
     Returns:
@@ -44,12 +49,10 @@ def load_idx_folder(root: str, label_names: Sequence[str], how_to_get: str) -> D
     folder = Path(root)
     if not folder.is_dir():
         raise DataError(f"data.root: there is no folder {root!r}. {how_to_get}")
+    paths = _find_files(folder, torchvision_name, how_to_get)
     splits = {}
     for split, prefix in _PREFIXES.items():
-        images, labels = (
-            _find(folder, f"{prefix}-{part}", how_to_get)
-            for part in ("images-idx3-ubyte", "labels-idx1-ubyte")
-        )
+        images, labels = (paths[f"{prefix}-{part}"] for part in _PARTS)
         read_blocks = partial(_read_rows, images, labels, f"{prefix}-images", len(label_names))
         num_bytes = math.prod(read_shape(images, axes=3))
         splits[split] = load_table(read_blocks, label_names, (images, labels), num_bytes)
@@ -67,18 +70,31 @@ def _read_rows(image_path: Path, label_path: Path, prefix: str, num_classes: int
         yield Rows(images, labels[start : start + len(images)], {"id": ids})
 
 
-def _find(folder: Path, name: str, how_to_get: str) -> Path:
-    """The file of a name, as any of the copies that are about call it."""
-    names = [name, name.replace("-idx", ".idx")]
-    places = [folder, folder / "raw", *sorted(folder.glob("*/raw"))]
-    for place in places:
-        for candidate in names:
-            for suffix in ("", ".gz"):
-                if (place / f"{candidate}{suffix}").is_file():
-                    return place / f"{candidate}{suffix}"
-    there = sorted(path.name for path in folder.iterdir())
-    content = f"it holds {', '.join(there[:3])}, …" if there else "it is empty"
-    raise DataError(f"data.root: {str(folder)!r} has no {name}(.gz) ({content}). {how_to_get}")
+def _find_files(folder: Path, torchvision_name: str, how_to_get: str) -> dict[str, Path]:
+    """The four files by name, all from the first place that has any of them."""
+    names = [f"{prefix}-{part}" for prefix in _PREFIXES.values() for part in _PARTS]
+    places = (folder, folder / "raw", folder / torchvision_name / "raw")
+    found = next(filter(None, (_find_in(place, names) for place in places)), {})
+    missing = [name for name in names if name not in found]
+    if missing:
+        there = sorted(path.name for path in folder.iterdir())
+        content = f"it holds {', '.join(there[:3])}, …" if there else "it is empty"
+        raise DataError(
+            f"data.root: {str(folder)!r} has no {missing[0]}(.gz) ({content}). {how_to_get}"
+        )
+    return found
+
+
+def _find_in(place: Path, names: Sequence[str]) -> dict[str, Path]:
+    """The files of some names that lie in a folder, as any of the copies that are about call it."""
+    found: dict[str, Path] = {}
+    for name in names:
+        spellings = (name, name.replace("-idx", ".idx"))
+        paths = [place / f"{word}{suffix}" for word in spellings for suffix in ("", ".gz")]
+        there = next(filter(Path.is_file, paths), None)
+        if there is not None:
+            found[name] = there
+    return found
 
 
 def read_idx(path: Path, axes: int) -> np.ndarray:

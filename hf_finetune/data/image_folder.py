@@ -48,7 +48,7 @@ def load(options: Options) -> GivenData:
     splits = {
         split: _build_split(content, split, color, options.background) for split in content.examples
     }
-    return GivenData(DatasetDict(splits), content.warnings, content.skipped)
+    return GivenData(DatasetDict(splits), content.warnings, content.skipped, content.contradictions)
 
 
 def _image_kind(options: Options) -> FileKind:

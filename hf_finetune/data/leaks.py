@@ -36,14 +36,23 @@ class Overlap:
 
 def find_overlaps(splits: Mapping[str, Dataset], columns: Sequence[str]) -> list[Overlap]:
     """Every overlap of some group columns, column by column."""
-    found = []
-    for column in columns:
-        keys = {name: distinct_values(split, column) for name, split in splits.items()}
-        for pair in PAIRS:
-            shared = keys[pair[0]] & keys[pair[1]]
-            if shared:
-                found.append(Overlap(column, pair, tuple(sorted(shared)), len(keys[pair[0]])))
-    return found
+    return [
+        overlap
+        for column in columns
+        for overlap in list_overlaps(
+            column, {name: distinct_values(split, column) for name, split in splits.items()}
+        )
+    ]
+
+
+def list_overlaps(column: str, keys: Mapping[str, set[str]]) -> list[Overlap]:
+    """Every overlap of the keys of one column, by split."""
+    shared = {pair: keys[pair[0]] & keys[pair[1]] for pair in PAIRS}
+    return [
+        Overlap(column, pair, tuple(sorted(both)), len(keys[pair[0]]))
+        for pair, both in shared.items()
+        if both
+    ]
 
 
 def check_groups(

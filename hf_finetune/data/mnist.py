@@ -17,7 +17,7 @@ class Options(DataOptions):
 
     name: Literal["mnist"] = "mnist"
     root: str = "data/mnist"
-    """Folder with the four idx files, gzipped or not."""
+    """Folder with the four idx files, gzipped or not; torchvision's, with `MNIST/raw`, will do."""
 
 
 def load(options: Options) -> datasets.DatasetDict:
@@ -28,4 +28,4 @@ def load(options: Options) -> datasets.DatasetDict:
     """
     from hf_finetune.data.idx_files import load_idx_folder
 
-    return load_idx_folder(options.root, tuple("0123456789"), _HOW_TO_GET)
+    return load_idx_folder(options.root, tuple("0123456789"), "MNIST", _HOW_TO_GET)

@@ -83,26 +83,54 @@ def find_name_key(ids: Sequence[str], labels: Sequence[int]) -> NameKey | None:
 
     Names count if all have the same number of parts between `_` or `-`. A part is taken if a word
     such as speaker or patient begins it or stands before it; else the only one that has letters,
-    recurs, and is neither the class nor a counter such as img12.
+    recurs, and is neither the class nor a counter such as img12. Where no part of the names is one,
+    it may be the whole of them, which recurs from class to class (a sentence that is spoken in each
+    of several moods), or the folder that they lie in.
 
     Args:
         ids: Paths of files.
         labels: Label id of each.
     """
-    stems = [PurePosixPath(row).stem for row in ids]
+    paths = [PurePosixPath(row) for row in ids]
+    stems = [path.stem for path in paths]
     mark = "_" if all("_" in stem for stem in stems) else "-"
     rows = [stem.split(mark) for stem in stems]
-    if not rows or len({len(parts) for parts in rows}) > 1 or len(rows[0]) < 2:
+    key = _find_part(rows, mark, labels)
+    if key is None and not any(len(parts) > 1 for parts in rows) and _is_spread(stems, labels):
+        key = NameKey(tuple(stems), "{group}")
+    folders = tuple(path.parent.name for path in paths)
+    is_even = len({len(path.parts) for path in paths}) == 1  # else some are the class's own
+    if key is None and is_even and _is_recurring(folders, labels) and not _is_counted(folders):
+        key = NameKey(folders, "{group}/*")
+    return key
+
+
+def _find_part(rows: Sequence[Sequence[str]], mark: str, labels: Sequence[int]) -> NameKey | None:
+    """The part between marks that is a key, if one alone seems to be."""
+    if len({len(parts) for parts in rows}) != 1 or len(rows[0]) < 2:
         return None
     columns = [tuple(column) for column in zip(*rows, strict=True)]
     recurring = [place for place, column in enumerate(columns) if _is_recurring(column, labels)]
     called = [place for place in recurring if _is_called(columns, place)]
-    worded = [place for place in recurring if not any(map(_COUNTERS.match, columns[place]))]
-    chosen = called or worded
+    chosen = called or [place for place in recurring if not _is_counted(columns[place])]
     if len(chosen) != 1:
         return None
     parts = ["{group}" if place == chosen[0] else "*" for place in range(len(columns))]
     return NameKey(columns[chosen[0]], mark.join(parts))
+
+
+def _is_counted(column: Sequence[str]) -> bool:
+    """Whether a tenth or more of the values are counters; of hexadecimal names few look so."""
+    values = {*column}
+    return 10 * sum(_COUNTERS.match(value) is not None for value in values) >= len(values)
+
+
+def _is_spread(stems: Sequence[str], labels: Sequence[int]) -> bool:
+    """Whether names recur from class to class, and are more than a numbering of each class."""
+    names = {*stems}
+    is_numbering = len({re.sub(r"\d+", "", name) for name in names}) < len(names) / 2
+    pairs = {*zip(stems, labels, strict=True)}
+    return not is_numbering and not _is_counted(stems) and len(pairs) >= 1.5 * len(names)
 
 
 def _is_recurring(column: Sequence[str], labels: Sequence[int]) -> bool:

@@ -58,10 +58,9 @@ def read_names(listing: Listing, pattern: str, key: str) -> None:
         raise DataError(
             f"data.{key}: {taken[0]!r} is a column of the table already. Rename the part."
         )
-    matcher = _compile(pattern)
     examples = []
     for example in listing.examples:
-        match = matcher.search(example.id.removesuffix(Path(example.id).suffix))
+        match = _match(example.id, pattern)
         if match is None:
             reason = f"its name is not of the form {pattern!r} (data.{key})"
             listing.problems.append(Problem(example.id, reason))
@@ -71,6 +70,24 @@ def read_names(listing: Listing, pattern: str, key: str) -> None:
         examples.append(replace(example, label=label, groups=groups))
     listing.examples = examples
     listing.group_columns = (*listing.group_columns, *names)
+
+
+def match_names(names: Sequence[str], pattern: str) -> list[dict[str, str]]:
+    """The parts of each name that is of a pattern's form.
+
+    Args:
+        names: Paths of files.
+        pattern: Checked by `check_pattern`; an ending that the files have doesn't count.
+    """
+    ending = Path(pattern).suffix
+    if ending.lower() in {Path(name).suffix.lower() for name in names}:
+        pattern = pattern.removesuffix(ending)
+    matches = (_match(name, pattern) for name in names)
+    return [match.groupdict() for match in matches if match is not None]
+
+
+def _match(name: str, pattern: str) -> re.Match[str] | None:
+    return _compile(pattern).search(name.removesuffix(Path(name).suffix))
 
 
 @cache
@@ -94,20 +111,23 @@ def keep_groups(listing: Listing, names: Sequence[str]) -> None:
     listing.group_columns = tuple(names)
 
 
-def choose_groups(listing: Listing, num_groups: int) -> list[str]:
+def choose_groups(listing: Listing, num_splits: int, num_folds: int) -> list[str]:
     """The group columns that can be kept together at once.
 
     In their order, each that leaves enough groups, and cuts across no splits that are given: of the
     spoken digits' speaker and take the speaker, since by both all rows hang together. The first is
-    kept across given splits, too, so that it is found to leak.
+    kept across given splits, too, so that it is found to leak; and with too few groups for the
+    folds, so that whoever asks for them hears of it.
 
     Args:
         listing: The examples; a warning is added to it where a column is left out.
-        num_groups: Enough.
+        num_splits: How many splits are to be made of the groups.
+        num_folds: How many folds; 0 for none.
     """
     chosen: list[str] = []
     for name in listing.group_columns:
-        enough = _count_groups(listing, [*chosen, name]) >= num_groups
+        needed = max(num_splits, num_folds) if chosen else num_splits
+        enough = _count_groups(listing, [*chosen, name]) >= needed
         if enough and (not chosen or _lies_apart(listing, name)):
             chosen.append(name)
     left = " and ".join(name for name in listing.group_columns if name not in chosen)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
-from datasets import Dataset, DatasetDict
+from datasets import ClassLabel, Dataset, DatasetDict
 
 from hf_finetune.data import AudioShape, DataOptions, GivenData, ImageShape, LoadedData
 from hf_finetune.data.division import divide, key_columns, read_labels
@@ -22,7 +22,8 @@ _BLOCK_ROWS, _BLOCK_PIXELS = 4096, 4096 * 28 * 28
 
 def prepare(given: GivenData, options: DataOptions) -> LoadedData:
     """Holds out what is missing, thins training out, checks the result; see `data.load_data`."""
-    _check_splits(given.splits)
+    where = _name_source(options)
+    _check_splits(given.splits, where)
     division = divide(given.splits, options.split)
     splits, unused = division.splits, division.unused
     if options.max_train_examples is not None:
@@ -43,7 +44,7 @@ def prepare(given: GivenData, options: DataOptions) -> LoadedData:
         fingerprint=_fingerprint(splits),
         warnings=(
             *given.warnings,
-            *_check_classes(splits, label_names),
+            *_check_classes(splits, label_names, where),
             *division.warnings,
             *check_groups(
                 splits,
@@ -56,23 +57,42 @@ def prepare(given: GivenData, options: DataOptions) -> LoadedData:
         ),
         skipped=given.skipped,
         unused=unused,
+        contradictions=given.contradictions,
     )
 
 
 def _check_names(splits: dict[str, Dataset], group_by: str | tuple[str, ...]) -> list[str]:
     """Group keys that only the names of files tell, in words."""
     train = splits["train"]
-    is_open = group_by == "auto" and not key_columns(train)
-    return warn_of_names(splits) if is_open and "measured" in train.column_names else []
+    is_open = group_by == "auto" and not key_columns(train) and "measured" in train.column_names
+    return warn_of_names(splits) if is_open else []
 
 
-def _check_splits(given: DatasetDict) -> None:
+def _name_source(options: DataOptions) -> str:
+    """The setting that says where the data come from, to begin messages with."""
+    return next((f"data.{key}" for key in ("root", "repo_id") if hasattr(options, key)), "data")
+
+
+def _check_splits(given: DatasetDict, where: str) -> None:
     if "train" not in given:
-        raise DataError(f"data.root: there is no split to train on, only {', '.join(given)}.")
+        raise DataError(f"{where}: there is no split to train on, only {', '.join(given)}.")
     for name, split in given.items():
         if len(split) == 0:
             advice = "" if name == "train" else ", or leave the split out: it is held out then"
-            raise DataError(f"data.root: the split {name} has no rows. Add some{advice}.")
+            raise DataError(f"{where}: the split {name} has no rows. Add some{advice}.")
+        content = "audio" if "audio" in split.column_names else "image"
+        missing = [key for key in ("id", content, "label") if key not in split.column_names]
+        if missing:
+            raise DataError(
+                f"{where}: the split {name} has no column {' and no '.join(missing)}, only "
+                f"{', '.join(split.column_names)}. The columns of a data set stand at the top of "
+                "hf_finetune/data/__init__.py."
+            )
+        if not isinstance(split.features["label"], ClassLabel):
+            raise DataError(
+                f"{where}: the column label of the split {name} is {split.features['label']}. "
+                "Expected a datasets.ClassLabel with the names of the classes."
+            )
 
 
 def reselect(data: LoadedData, splits: dict[str, Dataset]) -> LoadedData:
@@ -81,9 +101,9 @@ def reselect(data: LoadedData, splits: dict[str, Dataset]) -> LoadedData:
     Raises:
         DataError: A split has no rows left, or training lacks a class.
     """
-    _check_splits(DatasetDict(splits))
+    _check_splits(DatasetDict(splits), "data")
     counts = np.bincount(read_labels(splits["train"]), minlength=len(data.label_names))
-    warnings = [*data.warnings, *_check_classes(splits, data.label_names)]
+    warnings = [*data.warnings, *_check_classes(splits, data.label_names, "data")]
     return replace(
         data,
         splits=DatasetDict(splits),
@@ -130,7 +150,9 @@ def _num_channels(files: Dataset) -> int:
     return 1 if files[0]["image"]["color"] == "grey" else 3
 
 
-def _check_classes(splits: dict[str, Dataset], label_names: tuple[str, ...]) -> list[str]:
+def _check_classes(
+    splits: dict[str, Dataset], label_names: tuple[str, ...], where: str
+) -> list[str]:
     """Refuses what can't be trained on; returns what can be survived."""
     present = {name: set(np.unique(read_labels(split))) for name, split in splits.items()}
     missing = {
@@ -139,11 +161,11 @@ def _check_classes(splits: dict[str, Dataset], label_names: tuple[str, ...]) -> 
     }
     if len(label_names) - len(missing["train"]) < 2:
         raise DataError(
-            "data.root: the training split has rows of one class only. A classifier needs two."
+            f"{where}: the training split has rows of one class only. A classifier needs two."
         )
     if missing["train"]:
         raise DataError(
-            f"data.root: the training split has no rows of class {', '.join(missing['train'])}. "
+            f"{where}: the training split has no rows of class {', '.join(missing['train'])}. "
             "Add some, or hold out other rows (data.split.seed)."
         )
     return [

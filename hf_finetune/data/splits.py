@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -29,13 +30,23 @@ def hold_out_rows(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.nd
     """
     from sklearn.model_selection import train_test_split
 
+    held_rows, classes = math.ceil(fraction * len(labels)), len(np.unique(labels))
+    if min(held_rows, len(labels) - held_rows) < classes:
+        raise DataError(
+            f"data.split: {fraction:g} of {len(labels)} rows are {held_rows}, and each side needs "
+            f"one or more of each of {classes} classes. Add rows, or set "
+            "data.split.validation_fraction and data.split.test_fraction between "
+            f"{classes / len(labels):.2g} and {1 - classes / len(labels):.2g}."
+        )
     try:
         kept, held = train_test_split(
             np.arange(len(labels)), test_size=fraction, stratify=labels, random_state=seed
         )
     except ValueError as error:
         raise DataError(
-            f"data.split: can't hold out {fraction:g} of {len(labels)} rows: {error}"
+            f"data.split: can't hold out {fraction:g} of {len(labels)} rows: "
+            f"{str(error).rstrip('.')}. Hold out more (data.split.validation_fraction, "
+            "data.split.test_fraction), or add rows."
         ) from error
     return np.sort(kept), np.sort(held)
 

@@ -64,7 +64,7 @@ def _find_root(root: Path) -> Path:
 def _read_sentences(path: Path) -> dict[str, str]:
     """What is spoken in each recording, by the stem of its name."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError as error:
         raise DataError(f"data.root: there is no file {str(path)!r}. {_GET}") from error
     except (OSError, UnicodeDecodeError) as error:

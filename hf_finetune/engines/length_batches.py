@@ -108,9 +108,13 @@ class LengthBatches(Sampler[list[tuple[int, int]]]):
         return range(min(self._parts, len(batch)))
 
     def describe(self) -> str:
-        """How much of a batch is padding, in words for the plan."""
-        kind = "equal" if self._exact else "similar"
-        return f"batches of {kind} length, {padding_share(self._lengths, self.order()):.0%} padding"
+        """How much of a batch is padding, in words for the plan; and how full equal ones are."""
+        padding = f"{padding_share(self._lengths, self.order()):.0%} padding"
+        if not self._exact:
+            return f"batches of similar length, {padding}"
+        # Where few clips are equal, a step learns from fewer of them than the batch size says.
+        mean = len(self._lengths) / len(self)
+        return f"batches of equal length, {mean:.1f} clips on average, {padding}"
 
     def _cut(self, rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
         """Batches of some rows, the longest first; equally long ones in the order that they had."""

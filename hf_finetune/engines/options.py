@@ -241,5 +241,5 @@ class ComputeOptions(Section):
     """`auto` is bf16 where the device is fast at it, else fp32."""
     memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
     """`auto`: channels_last for convolutional nets where it is the faster."""
-    num_threads: Literal["auto"] | PositiveInt = "auto"
+    num_threads: Literal["auto"] | Annotated[int, Field(gt=0, le=1024)] = "auto"
     """Threads of one process on the CPU; `auto` shares the cores out among the processes."""

@@ -28,7 +28,8 @@ logits of an example's rows are averaged (`evaluation.prediction.average_windows
 
 Where what a frozen part of the model makes of the clips is kept (`kept_features`), `input_values`
 is that: float32, bfloat16 or float16 `[B, frames, channels]`; `attention_mask` counts samples as
-ever.
+ever. Where what a frozen backbone makes of the images is kept (`kept_images`), `pixel_values` is
+what the model's head is given: `[B, channels]`.
 """
 
 from __future__ import annotations
@@ -64,10 +65,10 @@ class FeatureOptions(Section):
     audio: AudioOptions = AudioOptions()
     """Lengths, batches and augmentation of clips of sound."""
     keep_frozen: Literal["auto", "off"] = "auto"
-    """Whether what the frozen backbone of a speech model, or its frozen front end, makes of each
-    clip is computed once and kept, in the user's cache folder; `auto`: where it stays frozen, no
-    augmentation changes the clips, and the run sees them more than once. `off`: computed in every
-    step."""
+    """Whether what the frozen backbone of a model, or the frozen front end of a speech model, makes
+    of each image or clip is computed once and kept, in the user's cache folder; `auto`: where it
+    stays frozen, no augmentation changes the examples, and the run sees them more than once. `off`:
+    computed in every step."""
 
 
 class Collator(Protocol):

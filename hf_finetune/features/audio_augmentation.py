@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from hf_finetune.errors import DataError
-from hf_finetune.features.audio_decoding import describe_audio, read_audio
+from hf_finetune.features.audio_decoding import describe_audio, read_audio, read_header
 from hf_finetune.features.audio_options import AudioAugmentationOptions
 from hf_finetune.features.draws import Draw, Keys
 from hf_finetune.features.resampling import change_speed, resample
@@ -49,14 +49,15 @@ class WaveformAugmentation:
         sampling_rate_hz: Rate of the clips.
 
     Raises:
-        DataError: There is no noise in `noise_folder`.
+        DataError: There is no noise in `noise_folder`, or a file there is no noise that could be
+            added.
     """
 
     def __init__(self, options: AudioAugmentationOptions, sampling_rate_hz: int) -> None:
         self.options = options
         self._rate = sampling_rate_hz
         folder = options.noise_folder
-        self._noises = () if folder is None else _list_noises(folder)
+        self._noises = () if folder is None else _list_noises(folder, sampling_rate_hz)
 
     def draw_speeds(self, keys: Keys) -> np.ndarray:
         """How much faster each clip is to be played: float64 `[B]`, 1 where nothing changes."""
@@ -231,8 +232,8 @@ def _white_noise(num_samples: int, keys: Keys) -> Tensor:
     return torch.from_numpy(noise)
 
 
-def _list_noises(folder: str) -> tuple[str, ...]:
-    """Audio files below a folder, in the order of their paths."""
+def _list_noises(folder: str, sampling_rate_hz: int) -> tuple[str, ...]:
+    """Audio files below a folder, in the order of their paths; of each the header is looked at."""
     key = "features.audio.augmentation.noise_folder"
     if not Path(folder).is_dir():
         raise DataError(f"{key}: {folder!r} is no folder. Name one that holds audio files.")
@@ -243,4 +244,11 @@ def _list_noises(folder: str) -> tuple[str, ...]:
             f"{key}: {folder!r} holds no audio file. Allowed: "
             f"{', '.join(sorted(_NOISE_SUFFIXES))}, in folders of any depth."
         )
+    rates = {path: read_header(path).sampling_rate_hz for path in noises}
+    for rate in set(rates.values()):
+        path = next(path for path in noises if rates[path] == rate)
+        try:
+            resample(torch.zeros(1), rate, sampling_rate_hz)  # its filter is needed anyway
+        except ValueError as error:
+            raise DataError(f"{path}: {error}") from error
     return noises

@@ -7,7 +7,6 @@ both see the same samples. What a file is follows from its content, never from i
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypedDict, final
+from typing import Any, BinaryIO, TypedDict, final
 
 import numpy as np
 import soundfile
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from hf_finetune.data.array_files import require_file
 from hf_finetune.data.listing import shown
 from hf_finetune.errors import DataError
+from hf_finetune.features.audio_wholeness import Overlong, check_whole, tells_length
 
 # What libsndfile can't read, by the bytes that its files begin with (after some others, for mp4).
 _OTHER_FORMATS = (
@@ -38,11 +38,7 @@ _TORCHCODEC = (
     "Install torchcodec beside a system FFmpeg (pip install 'torchcodec==0.13.*'), or convert the "
     "file to wav or flac."
 )
-# libsndfile mends headers that promise more than the file holds, and tells it in its log.
-_PROMISE = re.compile(r"^ *(?:data|SSND|Data Size) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
-_STREAM_BYTES = 0x7FFFF000  # from here on a length means "unknown": what recorders write to a pipe
-_CUT_SHORT = "Junk after the last page"
-_UNKNOWN_REST = "*** Unknown chunk marker"
+_BLOCK_FRAMES = 2**20
 
 
 @final
@@ -124,7 +120,7 @@ def describe_audio(path: str | Path | None, content: bytes | None) -> tuple[Audi
     path = None if path is None else str(path)
     name = _name(path)
     with _open(name, path, content) as sound:
-        header = AudioHeader(sound.num_frames, sound.sampling_rate_hz, sound.num_channels)
+        header = AudioHeader(sound.count_frames(), sound.sampling_rate_hz, sound.num_channels)
     if header.num_frames == 0:
         raise DataError(f"{name}: it holds no samples. Remove it, or record it again.")
     rate, frames = header.sampling_rate_hz, header.num_frames
@@ -153,12 +149,10 @@ def read_audio(
     name = name or _name(audio["path"])
     count = audio["num_frames"] - start if num_frames is None else num_frames
     with _open(name, audio["path"], audio["bytes"]) as sound:
-        if (sound.num_frames, sound.sampling_rate_hz) != (
-            audio["num_frames"],
-            audio["sampling_rate_hz"],
-        ):
+        promised = audio["num_frames"] if sound.num_frames is None else sound.num_frames
+        if (promised, sound.sampling_rate_hz) != (audio["num_frames"], audio["sampling_rate_hz"]):
             raise DataError(
-                f"{name}: it has {sound.num_frames:,} frames at {sound.sampling_rate_hz:,} Hz, and "
+                f"{name}: it has {promised:,} frames at {sound.sampling_rate_hz:,} Hz, and "
                 f"had {audio['num_frames']:,} at {audio['sampling_rate_hz']:,} Hz when the data "
                 "was listed. Start again."
             )
@@ -185,7 +179,7 @@ class _Sound:
     """An open file of libsndfile's formats.
 
     Attributes:
-        num_frames: Frames that the header promises.
+        num_frames: Frames that the header promises; None where it doesn't tell.
         sampling_rate_hz: Frames a second.
         num_channels: Channels.
         is_exact: Whether there are exactly as many frames as the header says.
@@ -195,9 +189,13 @@ class _Sound:
 
     def __init__(self, sound: soundfile.SoundFile) -> None:
         self._sound = sound
-        self.num_frames: int = sound.frames
+        self.num_frames: int | None = sound.frames
         self.sampling_rate_hz: int = sound.samplerate
         self.num_channels: int = sound.channels
+
+    def count_frames(self) -> int:
+        """How many frames there are, by the header; nothing can be read after it."""
+        return self.num_frames or 0
 
     def read(self, start: int, count: int) -> NDArray[Any]:
         """float32 `[frames, channels]`."""
@@ -205,6 +203,35 @@ class _Sound:
             self._sound.seek(start)
         samples: NDArray[Any] = self._sound.read(count, dtype="float32", always_2d=True)
         return samples
+
+
+class _UncountedSound(_Sound):
+    """An mp3 file that doesn't tell its length: it is decoded to know it, and never sought in."""
+
+    def __init__(self, sound: soundfile.SoundFile) -> None:
+        super().__init__(sound)
+        self.num_frames = None
+
+    def count_frames(self) -> int:
+        """As `_Sound`, but by decoding."""
+        return self._pass(None)
+
+    def read(self, start: int, count: int) -> NDArray[Any]:
+        """As `_Sound`."""
+        self._pass(start)
+        samples: NDArray[Any] = self._sound.read(count, dtype="float32", always_2d=True)
+        return samples
+
+    def _pass(self, wanted: int | None) -> int:
+        """Goes over some frames, or (None) over all; how many there were."""
+        passed = 0
+        while wanted is None or passed < wanted:
+            size = _BLOCK_FRAMES if wanted is None else min(_BLOCK_FRAMES, wanted - passed)
+            frames = len(self._sound.read(size, dtype="int16", always_2d=True))
+            passed += frames
+            if frames < size:
+                break
+        return passed
 
 
 class _CodecSound:
@@ -215,6 +242,8 @@ class _CodecSound:
 
     is_exact = False
 
+    num_frames: int | None
+
     def __init__(self, source: str | bytes) -> None:
         decoders: Any = import_module("torchcodec.decoders")
         self._decoder = decoders.AudioDecoder(source)
@@ -222,6 +251,10 @@ class _CodecSound:
         self.sampling_rate_hz: int = metadata.sample_rate
         self.num_frames = round((metadata.duration_seconds or 0) * metadata.sample_rate)
         self.num_channels: int = metadata.num_channels
+
+    def count_frames(self) -> int:
+        """As `_Sound`."""
+        return self.num_frames or 0
 
     def read(self, start: int, count: int) -> NDArray[Any]:
         """float32 `[frames, channels]`."""
@@ -234,6 +267,10 @@ class _CodecSound:
 @contextmanager
 def _open(name: str, path: str | None, content: bytes | None) -> Iterator[_Sound | _CodecSound]:
     """The open file; what goes wrong while it is open becomes a DataError that names it."""
+
+    def open_bytes() -> BinaryIO:
+        return Path(path or "").open("rb") if content is None else io.BytesIO(content)
+
     try:
         with ExitStack() as stack:
             if content is not None:
@@ -244,8 +281,12 @@ def _open(name: str, path: str | None, content: bytes | None) -> Iterator[_Sound
             reader: _Sound | _CodecSound
             try:
                 sound = stack.enter_context(soundfile.SoundFile(source, closefd=False))
-                _check_whole(name, sound)
-                reader = _Sound(sound)
+                check_whole(name, sound, open_bytes)
+                if sound.format != "MP3" or tells_length(open_bytes):
+                    reader = _Sound(sound)
+                else:
+                    whole = Overlong(stack.enter_context(open_bytes()))
+                    reader = _UncountedSound(stack.enter_context(soundfile.SoundFile(whole)))
             except soundfile.LibsndfileError as error:
                 reader = _open_other(name, path, content, _first_line(error))
             yield reader
@@ -284,27 +325,6 @@ def _open_other(name: str, path: str | None, content: bytes | None, told: str) -
         raise DataError(
             f"{name}: torchcodec can't read this {kind} ({told}). {_TORCHCODEC}"
         ) from error
-
-
-def _check_whole(name: str, sound: soundfile.SoundFile) -> None:
-    """Stops at a file that is shorter than its header says, or longer in a way that hides audio."""
-    log: str = sound.extra_info
-    promise = _PROMISE.search(log)
-    if promise and int(promise[2]) < int(promise[1]) < _STREAM_BYTES:
-        raise DataError(
-            f"{name}: its header promises {int(promise[1]):,} bytes of audio, but the file holds "
-            f"{int(promise[2]):,}. It is truncated; copy it again."
-        )
-    if _CUT_SHORT in log:
-        raise DataError(
-            f"{name}: its last page is cut off, or something else follows. It is truncated; copy "
-            "it again."
-        )
-    if _UNKNOWN_REST in log and sound.format == "WAV":
-        raise DataError(
-            f"{name}: its header promises {sound.frames:,} frames, but more follows that isn't "
-            "told of. The header lies about the length; write the file again."
-        )
 
 
 def _name(path: str | None) -> str:

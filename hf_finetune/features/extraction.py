@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 _BLOCK_FRAMES = 2048  # of a spectrogram at a time: they stay in the cache
-_MOST_APART = 1e-3  # features of the two ways; they are of the order of 1
+_MOST_APART = 1e-4  # features of the two ways; they are of the order of 1
 _LEAST_ENERGY = torch.finfo(torch.float32).eps  # Kaldi's floor under a logarithm
 
 

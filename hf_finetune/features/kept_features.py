@@ -12,7 +12,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,6 +33,7 @@ from hf_finetune.features.audio import AudioCollator
 from hf_finetune.progress_bar import progress_bar
 
 if TYPE_CHECKING:
+    from hf_finetune.models.frozen_backbone import FrozenBackbone
     from hf_finetune.models.frozen_part import FrozenPart
 
 _FORMAT = 1  # raise it where the same clips are to become other features
@@ -45,7 +46,7 @@ Stretch = tuple[Tensor, int]
 
 
 @dataclass(frozen=True)
-class KeptClips:
+class KeptFeatures:
     """The kept features of a split.
 
     Attributes:
@@ -105,6 +106,10 @@ class KeptClips:
             for number in range(index["rows"][row], index["rows"][row + 1])
         ]
 
+    def take(self, rows: NDArray[np.int64]) -> Tensor:
+        """The features of some rows that have one frame each: `[B, channels]`."""
+        return self._features[torch.from_numpy(rows)]
+
     def write(self, clips: Iterator[list[Stretch]]) -> None:
         """Writes the stretches of every row; whoever reads meanwhile finds nothing."""
         rows, starts, samples = [0], [0], []
@@ -146,7 +151,11 @@ class KeptFeatureCollator:
     """
 
     def __init__(
-        self, collator: AudioCollator, clips: KeptClips, frozen_part: FrozenPart, least_frames: int
+        self,
+        collator: AudioCollator,
+        clips: KeptFeatures,
+        frozen_part: FrozenPart,
+        least_frames: int,
     ) -> None:
         self.collator = collator
         self.clips = clips
@@ -205,7 +214,7 @@ def compute_stretch(frozen_part: FrozenPart, collator: AudioCollator, clip: Tens
 
 def keep_clips(
     split: datasets.Dataset, collator: AudioCollator, frozen_part: FrozenPart
-) -> KeptClips:
+) -> KeptFeatures:
     """The features of a split's clips, from the cache folder, or computed now and put there.
 
     Training clips that are cut at random are left out.
@@ -218,25 +227,53 @@ def keep_clips(
     Raises:
         DataError: A clip can't be read or is too short; or the cache folder can't be written to.
     """
-    folder = cache_folder() / "frozen_parts" / _key(split, collator, frozen_part)
-    clips = KeptClips(folder, frozen_part.dtype, frozen_part.num_channels)
-    if clips.is_whole():
+    return keep_features(
+        split,
+        "audio",
+        frozen_part,
+        collator.describe_clips(),
+        lambda: _compute_all(split, collator, frozen_part),
+    )
+
+
+def keep_features(
+    split: datasets.Dataset,
+    column: str,
+    part: FrozenPart | FrozenBackbone,
+    how: list[Any],
+    compute: Callable[[], Iterator[list[Stretch]]],
+) -> KeptFeatures:
+    """A split's features, from the cache folder, or computed now and put there.
+
+    Args:
+        split: A plain Dataset.
+        column: What the features are made of: `audio` or `image`.
+        part: Makes them.
+        how: What decides about them beside it and the content; plain values.
+        compute: Makes the stretches of every row, in order.
+
+    Raises:
+        DataError: The cache folder can't be written to; or as `compute`.
+    """
+    folder = cache_folder() / "frozen_parts" / _key(split, column, [part.fingerprint(), how])
+    kept = KeptFeatures(folder, part.dtype, part.num_channels)
+    if kept.is_whole():
         with suppress(OSError):
             (folder / _INDEX).touch()  # so that it is known to be in use
-        return clips
+        return kept
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _remove_unused(folder.parent)
         with _only_writer(folder):
-            if not clips.is_whole():  # another process may have written them meanwhile
-                clips.write(_compute_all(split, collator, frozen_part))
+            if not kept.is_whole():  # another process may have written them meanwhile
+                kept.write(compute())
     except OSError as error:
         raise DataError(
-            f"{folder}: can't keep what the model's frozen part makes of the clips here "
+            f"{folder}: can't keep what the model's frozen part makes of the examples here "
             f"({error.strerror or error}). Make room, name another folder with the environment "
             "variable HF_FINETUNE_CACHE, or write features.keep_frozen: off."
         ) from error
-    return clips
+    return kept
 
 
 @contextmanager
@@ -273,23 +310,29 @@ def _compute_all(
             bar.update()
 
 
-def _key(split: datasets.Dataset, collator: AudioCollator, frozen_part: FrozenPart) -> str:
+def _key(split: datasets.Dataset, column: str, how: list[Any]) -> str:
     """Names the features by everything that decides about them."""
-    how = [_FORMAT, frozen_part.fingerprint(), collator.describe_clips()]
-    digest = hashlib.sha256(json.dumps(how, sort_keys=True, default=str).encode())
-    for content in _contents(split):
+    digest = hashlib.sha256(json.dumps([_FORMAT, *how], sort_keys=True, default=str).encode())
+    for content in _contents(split, column):
         digest.update(content)
     return digest.hexdigest()[:32]
 
 
-def _contents(split: datasets.Dataset) -> Iterator[bytes]:
-    """A hash of each clip's content, in the order of the rows."""
+def _contents(split: datasets.Dataset, column: str) -> Iterator[bytes]:
+    """A hash of each example's content, in the order of the rows."""
     features = split.features
     if "measured" in features and "digest" in features["measured"]:
         for known in column_values(split, "measured", "digest"):
             yield f"{known}\0".encode()
         return
+    reader = RowReader(split, [column])
     for row in range(len(split)):
-        [audio] = column_values(split, "audio", rows=slice(row, row + 1))
-        content = audio["bytes"] or Path(audio["path"]).read_bytes()
-        yield hashlib.sha256(content).digest()
+        [example] = reader.read(np.array([row]))[column]
+        if isinstance(example, dict):
+            names = {"bytes", "content"} & example.keys()
+            content = next((example[name] for name in names if example[name] is not None), None)
+            yield repr([example.get(name) for name in ("color", "background")]).encode()
+            yield hashlib.sha256(content or Path(example["path"]).read_bytes()).digest()
+        else:
+            yield hashlib.sha256(f"{example.dtype} {example.shape}".encode()).digest()
+            yield hashlib.sha256(example.tobytes()).digest()

@@ -38,16 +38,26 @@ def resample(waveform: Tensor, from_hz: int, to_hz: int) -> Tensor:
         Smith, "Digital Audio Resampling Home Page", windowed sinc interpolation, as torchaudio
         does it.
     """
-    common = gcd(from_hz, to_hz)
     if from_hz == to_hz:
         return waveform
+    check_rates(from_hz, to_hz)
+    common = gcd(from_hz, to_hz)
+    resampled: Tensor = _filter(from_hz // common, to_hz // common)(waveform)
+    return resampled
+
+
+def check_rates(from_hz: int, to_hz: int) -> None:
+    """Makes sure that waveforms can be brought from one rate to another.
+
+    Raises:
+        ValueError: As `resample`.
+    """
+    common = gcd(from_hz, to_hz)
     if from_hz // common * (to_hz // common) > _MOST_WEIGHTS:
         raise ValueError(
             f"{from_hz:,} Hz can't be resampled to {to_hz:,} Hz: they share no large factor. "
             "Allowed: rates such as 8000, 16000, 22050, 44100, 48000. Convert the file."
         )
-    resampled: Tensor = _filter(from_hz // common, to_hz // common)(waveform)
-    return resampled
 
 
 def change_speed(waveform: Tensor, factor: float) -> Tensor:

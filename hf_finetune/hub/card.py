@@ -145,9 +145,11 @@ def _show_use(model: ModelFacts) -> str:
 
 def _state_purpose(record: RunRecord, model: ModelFacts) -> str:
     what = "pictures" if model.modality == "image" else "clips"
+    title = find_data_facts(record.settings).title
+    those = "it was trained on" if title.startswith("a ") else f"of {title}"  # a folder has no name
     return (
-        f"## Intended use\n\nFor {what} like those of {find_data_facts(record.settings).title}: "
-        "study, comparison, and a start for further training. It always answers with one of its "
+        f"## Intended use\n\nFor {what} like those {those}: study, comparison, and a start for "
+        "further training. It always answers with one of its "
         f"{len(model.label_names)} classes, also where none of them is right. It is not made for "
         "decisions about people, nor for anything where a wrong answer does harm."
     )
@@ -292,6 +294,7 @@ def _describe_training(record: RunRecord) -> str:
         for topic in ("model", "features", "training", "compute")
         if topic in record.plan
     }
+    rows |= _tell_course(record)
     rows["seed"] = str(record.settings.get("seed"))
     if record.metrics is not None:
         rows["time"] = f"{record.metrics['train_seconds']:.1f} s of training"
@@ -306,6 +309,24 @@ def _describe_training(record: RunRecord) -> str:
     numbers = ", every number in [metrics.json](metrics.json)" * (record.metrics is not None)
     settings = "Every setting stands in [training_config.yaml](training_config.yaml)"
     return f"## Training\n\n{table}\n\n{settings}{numbers}."
+
+
+def _tell_course(record: RunRecord) -> dict[str, str]:
+    """Where training didn't run through in one go."""
+    rows: dict[str, str] = {}
+    early = record.stopped_early
+    if early is not None:
+        place = f"at epoch {early['epoch']:.4g} (step {early['step']:,})"
+        rows["stopped early"] = f"{place}: {early['reason']}"
+    if record.went_on:
+        places = [
+            (f"after step {step:,}" + (f" (epoch {epoch:.4g})" if epoch is not None else ""))
+            if step
+            else "from the start"
+            for step, epoch in record.went_on
+        ]
+        rows["interrupted"] = f"and went on {', then '.join(places)}"
+    return rows
 
 
 def _describe_hardware(environment: Mapping[str, Any]) -> str:

@@ -5,12 +5,13 @@ Place: `predict` and `evaluate` take such a name wherever they take a run or a m
 
 from __future__ import annotations
 
+import sys
 from contextlib import suppress
 from pathlib import Path
 
 from hf_finetune.errors import ModelError
 from hf_finetune.hub import TRAINING_CONFIG, is_repo_id
-from hf_finetune.hub.access import network_errors
+from hf_finetune.hub.access import network_errors, quiet_hub
 
 _FILES = (".pt", ".pth", ".bin", ".safetensors", ".yaml", ".png")
 
@@ -45,12 +46,13 @@ def locate_model(model: str) -> Path | None:
             )
         return None
     try:
-        folder = find_checkpoint(repo_id, revision or None).path
+        with quiet_hub(show_bars=sys.stderr.isatty()):
+            folder = find_checkpoint(repo_id, revision or None).path
+            _fetch_settings(repo_id, folder)
     except ModelError as error:
         # Said of a configuration's keys there; here it is a word of the command line.
         told = str(error).removeprefix("model.checkpoint: ")
         raise ModelError(f"{model}: {told.replace('model.revision:', '--revision:')}") from error
-    _fetch_settings(repo_id, folder)
     return folder
 
 

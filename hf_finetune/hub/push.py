@@ -35,6 +35,7 @@ _STALE = (
     *("curves.png", "confusion_matrix.png", "metrics.json"),
 )
 CARD = "README.md"
+_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Pushed:
         url: The repository's page.
         keeps_card: Whether the repository has a card of somebody's own, which was left as it is.
         license: Of the weights, as the card names it; None where nobody has said.
+        removed: Files of older weights or of an earlier push that were taken out.
     """
 
     repo_id: str
@@ -56,6 +58,7 @@ class Pushed:
     url: str
     keeps_card: bool
     license: str | None = None
+    removed: tuple[str, ...] = ()
 
 
 def check_hub(config: RunConfig) -> None:
@@ -69,8 +72,9 @@ def check_hub(config: RunConfig) -> None:
         return
     if hub.when != "end" and getattr(config.model, "lora", None) is not None:
         raise HubError(
-            f"hub.when: {hub.when!r} would push while model.lora still trains adapters beside the "
-            "weights; they are merged when training has ended. Write hub.when: end"
+            f"hub.when: {hub.when!r} would push checkpoints, and with model.lora these hold the "
+            "adapters apart from the weights, which no other program opens as a model; they become "
+            "one when training has ended. Write hub.when: end"
         )
     with quiet_hub(show_bars=False):
         check_access(hub.repo_id, private=hub.private, revision=hub.revision)
@@ -173,7 +177,8 @@ def _read_options(run: RunDir, given: Mapping[str, object]) -> HubOptions:
     """The run's own options, with what is given laid over them."""
     from pydantic import ValidationError
 
-    known = read_settings(run).get("hub") or {}
+    written = read_settings(run).get("hub") or {}  # perhaps by another version
+    known = {key: value for key, value in written.items() if key in HubOptions.model_fields}
     changes = {key: value for key, value in given.items() if value is not None}
     try:
         return HubOptions.model_validate({**known, **changes})
@@ -220,22 +225,28 @@ def upload(folder: Path, options: HubOptions, message: str) -> Pushed:
         keeps_card = CARD in there and is_own_card(read_card(api, repo_id, revision))
         kept = {CARD} if keeps_card else set()
         files = [file for file in sorted(folder.iterdir()) if file.name not in kept]
-        commit = persist(lambda: _commit(api, repo_id, revision, files, there, message))
+        commit, removed = persist(lambda: _commit(api, repo_id, revision, files, message))
     except network_errors() as error:
         raise HubError(f"{repo_id!r} {explain(error)}") from error
     except ValueError as error:  # what the Hub's client raises of a card that the Hub refuses
         raise HubError(f"{repo_id!r} is refused by the Hub: {error}") from error
     url = f"{api.endpoint}/{repo_id}"
-    return Pushed(repo_id, revision, commit, url, keeps_card, options.license)
+    return Pushed(repo_id, revision, commit, url, keeps_card, options.license, removed)
 
 
 def _commit(
-    api: HfApi, repo_id: str, revision: str, files: list[Path], there: list[str], message: str
-) -> str:
-    """Commits files; what hasn't changed is not sent, and without any change there is no commit."""
+    api: HfApi, repo_id: str, revision: str, files: list[Path], message: str
+) -> tuple[str, tuple[str, ...]]:
+    """Commits files; what hasn't changed is not sent, and without any change there is no commit.
+
+    Returns:
+        The branch's commit, and the stale files that were taken out.
+    """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     names = {file.name for file in files}
+    found = api.model_info(repo_id, revision=revision)
+    there = [file.rfilename for file in found.siblings or ()]
     stale = [
         name
         for name in there
@@ -246,12 +257,18 @@ def _commit(
     ]
     operations += [CommitOperationDelete(path_in_repo=name) for name in stale]
     try:
-        info = api.create_commit(repo_id, operations, commit_message=message, revision=revision)
+        info = api.create_commit(
+            repo_id,
+            operations,
+            commit_message=message,
+            revision=revision,
+            parent_commit=found.sha,  # refused where another push was quicker, and tried again
+        )
     except RuntimeError as error:  # what the client makes of an upload that was cut off
         if isinstance(error.__cause__, network_errors()):
             raise error.__cause__ from error
         raise ConnectionError(str(error)) from error
-    return str(info.oid)
+    return str(info.oid), tuple(stale)
 
 
 def read_card(api: HfApi, repo_id: str, revision: str, repo_type: str = "model") -> str:
@@ -304,6 +321,9 @@ def describe_push(pushed: Pushed) -> str:
     """Where the run is now, in a line or two."""
     branch = "" if pushed.revision == MAIN else f", branch {pushed.revision}"
     lines = [f"pushed to       {pushed.url} (commit {pushed.commit[:7]}{branch})"]
+    if pushed.removed:
+        shown = ", ".join(pushed.removed[:_SHOWN]) + ", …" * (len(pushed.removed) > _SHOWN)
+        lines.append(f"taken out       {shown}: of older weights or an earlier push")
     if pushed.keeps_card:
         lines.append(
             "the model card  is a text of your own, and was left as it is; delete README.md there "

@@ -26,6 +26,10 @@ _NAMES_OF_THE_HUB = ("checkpoint", "repo_id")
 YOUR_PATH = "YOUR_PATH"
 _HIDDEN = "…"
 _SPLIT, _HISTORY = "split.csv", "history.jsonl"
+# How warnings of trackers and pushes begin: in the record of a run from before `limits` was kept,
+# they stand among those of data and model.
+_OUTSIDE = re.compile(r"trackers\b|tracking\.|COMET_|not pushed|step \d+ is not pushed")
+_EXAMPLE = "\0"  # stands for an example's name, until it is seen in what
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,9 @@ class RunRecord:
         base_model: Checkpoint of the Hub that it was fine-tuned from, if it was.
         shared_examples: How many examples of test lie in validation too: these chose the weights.
         num_evaluations: How often validation was scored in training; 0 where that isn't known.
+        stopped_early: Where patience ended it: `step`, `epoch` and `reason`; None where it didn't.
+        went_on: After which step, and at which epoch if that is known, it went on when it had been
+            interrupted.
         pictures: Learning curves and confusion matrix, so far as they were drawn.
     """
 
@@ -54,6 +61,8 @@ class RunRecord:
     base_model: str | None
     shared_examples: int
     num_evaluations: int
+    stopped_early: dict[str, Any] | None
+    went_on: tuple[tuple[int, float | None], ...]
     pictures: tuple[Path, ...]
 
 
@@ -65,23 +74,27 @@ def read_record(run: RunDir) -> RunRecord:
     """
     settings = read_settings(run)
     environment = run.read_json("environment.json")
-    has_metrics = (run.path / METRICS).is_file()
-    shared = _count_shared(run.path / _SPLIT)
+    metrics = run.metrics if (run.path / METRICS).is_file() else None
+    rows = _read_split(run.path / _SPLIT)
+    shared = _count_shared(rows)
     # The matrix is that of the test split, and headed so: not where that is no test.
-    names = ("curves.png",) if shared else ("curves.png", "confusion_matrix.png")
-    pictures = [run.path / name for name in names]
-    plan, limits = environment.get("plan", {}), run.status.get("limits", [])
-    places = _find_places(settings)
+    drawn = ("curves.png",) if shared else ("curves.png", "confusion_matrix.png")
+    pictures = [run.path / name for name in drawn]
+    status, history = run.status, _read_history(run)
+    plan, limits = environment.get("plan", {}), _list_limits(status)
+    places, names = _find_places(settings), {row["id"] for row in rows} - {""}
     return RunRecord(
         title=run.title,
         settings=without_paths(settings),
         plan={topic: _hide(text, places) for topic, text in plan.items()},
         environment=environment,
-        metrics=run.metrics if has_metrics else None,
-        limits=tuple(_hide(text, places) for text in limits),
+        metrics=metrics,
+        limits=tuple(_hide(_hide_examples(text, names), places) for text in limits),
         base_model=_find_base(settings, plan.get("model", "")),
         shared_examples=shared,
-        num_evaluations=_count_evaluations(run.path / _HISTORY),
+        num_evaluations=sum("validation/loss" in record for record in history),
+        stopped_early=status.get("stopped_early") or (metrics or {}).get("stopped_early"),
+        went_on=_list_returns(status, history),
         pictures=tuple(path for path in pictures if path.is_file()),
     )
 
@@ -170,6 +183,29 @@ def _hide(text: str, places: re.Pattern[str]) -> str:
     return "".join(parts)
 
 
+def _hide_examples(text: str, ids: set[str]) -> str:
+    """The text without the names of examples: they may be people's."""
+    # Of letters and digits alone it may be any word, and is a name only where brackets hold it.
+    there = sorted((name for name in ids if name in text), key=len, reverse=True)
+    for name in there:
+        if not name.isalnum():
+            text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", _EXAMPLE, text)
+    words = {name for name in there if not name.isdecimal()}
+
+    def is_named(brackets: re.Match[str]) -> bool:
+        return _EXAMPLE in brackets[1] or not words.isdisjoint(re.findall(r"\w+", brackets[1]))
+
+    text = re.sub(r" \(([^()]*)\)", lambda found: "" if is_named(found) else found[0], text)
+    return text.replace(_EXAMPLE, _HIDDEN)
+
+
+def _list_limits(status: dict[str, Any]) -> list[str]:
+    """What the run survived of data and model."""
+    if "limits" in status:
+        return list(status["limits"])
+    return [text for text in status.get("warnings") or () if not _OUTSIDE.match(text)]
+
+
 def _find_base(settings: dict[str, Any], plan: str) -> str | None:
     """The checkpoint of the Hub that the weights come from; the plan says so with its commit."""
     model = settings.get("model", {})
@@ -180,8 +216,8 @@ def _find_base(settings: dict[str, Any], plan: str) -> str | None:
     return checkpoint if is_of_hub else None
 
 
-def _count_shared(split: Path) -> int:
-    """How many rows of test stand in validation too: under the same id, or with equal content.
+def _read_split(split: Path) -> list[dict[str, str]]:
+    """The rows of split.csv.
 
     Raises:
         HubError: The run doesn't tell which example lay in which split.
@@ -189,17 +225,31 @@ def _count_shared(split: Path) -> int:
     if not split.is_file():
         raise HubError(
             f"{split}: the file is missing, and without it nobody can say whether the test split "
-            "chose nothing. Copy it from where the run was made."
+            "chose nothing. Copy it from where the run was made; if a version made it that wrote "
+            "none, train anew."
         )
     with split.open(encoding="utf-8", newline="") as file:
-        rows = [(row["split"], {row["id"], row["content"]} - {""}) for row in csv.DictReader(file)]
-    chose = set().union(*(marks for name, marks in rows if name == "validation"))
-    return sum(name == "test" and not marks.isdisjoint(chose) for name, marks in rows)
+        return list(csv.DictReader(file))
 
 
-def _count_evaluations(history: Path) -> int:
-    """How often validation was scored in training; 0 where the history is gone."""
+def _count_shared(rows: list[dict[str, str]]) -> int:
+    """How many rows of test stand in validation too: under the same id, or with equal content."""
+    marked = [(row["split"], {row["id"], row["content"]} - {""}) for row in rows]
+    chose = set().union(*(marks for name, marks in marked if name == "validation"))
+    return sum(name == "test" and not marks.isdisjoint(chose) for name, marks in marked)
+
+
+def _read_history(run: RunDir) -> list[dict[str, Any]]:
+    """The records; none where the history is gone."""
     from hf_finetune.trackers.jsonl import read_history
 
-    records = read_history(history.parent) if history.is_file() else []
-    return sum("validation/loss" in record for record in records)
+    return read_history(run.path) if (run.path / _HISTORY).is_file() else []
+
+
+def _list_returns(
+    status: dict[str, Any], history: list[dict[str, Any]]
+) -> tuple[tuple[int, float | None], ...]:
+    """After which steps the run went on, and at which epochs."""
+    epochs = {record.get("step"): record.get("epoch") for record in history}
+    steps = [session["step"] for session in status.get("resumed") or ()]
+    return tuple((step, epochs.get(step)) for step in steps)

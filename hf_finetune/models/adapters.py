@@ -39,20 +39,27 @@ def add_adapters(model: PreTrainedModel, options: LoraOptions, example: Tensor) 
         raise ModelError(
             "model.lora: peft is not installed. Install it with: pip install 'hf_finetune[lora]'"
         ) from error
-    linear = [name for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)]
+    head = head_names(model)  # which is trained as a whole
+    linear = [
+        name
+        for name, part in model.named_modules()
+        if isinstance(part, torch.nn.Linear) and f"{name}.weight" not in head
+    ]
+    targets: list[str] = []
     for ending in options.target_modules:
-        if not any(name == ending or name.endswith(f".{ending}") for name in linear):
-            ends = sorted({name.rpartition(".")[2] for name in linear} - {"classifier"})
+        found = [name for name in linear if name == ending or name.endswith(f".{ending}")]
+        if not found:
+            ends = sorted({name.rpartition(".")[2] for name in linear})
             raise ModelError(
                 f"model.lora.target_modules: no linear layer of {type(model).__name__} is called "
                 f"{ending!r}. It has: {', '.join(ends) or 'none'}."
             )
-    head = head_names(model)
+        targets += found
     config = LoraConfig(
         r=options.rank,
         lora_alpha=options.alpha,
         lora_dropout=options.dropout,
-        target_modules=list(options.target_modules),
+        target_modules=sorted(set(targets)),
     )
     inject_adapter_in_model(config, model)
     for name, parameter in model.named_parameters():

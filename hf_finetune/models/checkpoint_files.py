@@ -48,6 +48,7 @@ def save_classifier(classifier: Classifier, directory: str | Path) -> None:
         raise ModelError(
             f"{directory}: this is a file. A model is saved as a folder; name another."
         )
+    _remove_leftovers(folder)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     try:
         with quiet_transformers():
@@ -60,6 +61,14 @@ def save_classifier(classifier: Classifier, directory: str | Path) -> None:
             partial.replace(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Removes what a save of this folder left beside it when it was killed."""
+    start, end = f".{folder.name}.", ".partial"
+    for path in folder.parent.glob(f".*{end}"):
+        if path.name.startswith(start) and path.name[len(start) : -len(end)].isdecimal():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def load_classifier(path: str | Path) -> Classifier:
@@ -124,11 +133,25 @@ def load_state_dict_file(classifier: Classifier, path: str | Path) -> None:
     file = Path(path)
     if not file.is_file():
         raise ModelError(f"{path}: there is no such file. Name a state_dict file (.pt, .pth, …).")
-    expected = _read_state_dict(file)
     own = classifier.model.state_dict()
+    expected = _without_wrapper(_read_state_dict(file), own)
     _stop_if_different(path, expected, own, shapes_only=True)
     classifier.model.load_state_dict(expected)
     _stop_if_different(path, expected, classifier.model.state_dict())
+
+
+def _without_wrapper(tensors: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A file's tensors under the model's names, where a wrapper put one prefix before them all.
+
+    DistributedDataParallel writes `module.`, torch.compile `_orig_mod.`, a module of one's own the
+    name of its attribute.
+    """
+    first = next(iter(own), "")
+    prefixes = [name.removesuffix(first) for name in tensors if name.endswith(f".{first}")]
+    for prefix in prefixes:
+        if all(name.startswith(prefix) for name in tensors):
+            return {name.removeprefix(prefix): value for name, value in tensors.items()}
+    return tensors
 
 
 def _checked_folder(path: str | Path) -> Path:

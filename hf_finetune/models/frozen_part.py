@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 PartName = Literal["front end", "backbone"]
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Settings of a network that say nothing about its numbers.
 _NAMES_AND_PLACES = {"_name_or_path", "id2label", "label2id", "transformers_version"}
 
@@ -52,7 +52,7 @@ class FrozenPart:
         self.name = name
         self._part = part
         self._precision = precision
-        self.dtype = _DTYPES[precision]
+        self.dtype = DTYPES[precision]
         self.num_channels = int(config.conv_dim[-1] if name == "front end" else _width(config))
         frames_per_second = classifier.processor.sampling_rate / math.prod(config.conv_stride)
         self.bytes_per_second = frames_per_second * self.num_channels * self.dtype.itemsize
@@ -91,7 +91,7 @@ class FrozenPart:
         device = next(part.parameters()).device.type
         digest = hashlib.sha256(f"{part} {self._precision} {device}".encode())
         if self.name == "backbone":
-            digest.update(_settings(part.config))  # its layers don't show all of them
+            digest.update(describe_settings(part.config))  # its layers don't show all of them
         for name, tensor in part.state_dict().items():
             digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
             flat = tensor.detach().cpu().contiguous().reshape(-1)
@@ -105,8 +105,8 @@ def _width(config: Any) -> int:
     return int(config.output_hidden_size if has_adapter else config.hidden_size)
 
 
-def _settings(config: Any) -> bytes:
-    """A network's settings, and how it computes attention."""
+def describe_settings(config: Any) -> bytes:
+    """A network's settings, and how it computes attention; its name, place and classes left out."""
     settings = {k: v for k, v in config.to_dict().items() if k not in _NAMES_AND_PLACES}
     attention = config._attn_implementation
     return json.dumps([settings, attention], sort_keys=True, default=str).encode()
@@ -186,21 +186,28 @@ def find_frozen_part(classifier: Classifier, options: ModelOptions) -> PartName 
     model = classifier.model
     if getattr(options, "lora", None) is not None:  # adapters go into the layers after it
         return "front end" if find_part(model, "front end") is not None else None
-    freezing = classifier.freezing
+    for name in ("backbone", "front end"):
+        part = find_part(model, name)
+        if part is not None and never_moves(part, classifier, options):
+            return name
+    return None
+
+
+def never_moves(part: nn.Module, classifier: Classifier, options: ModelOptions) -> bool:
+    """Whether a part of a classifier's model is frozen, all of it, by these options.
+
+    When it would thaw, and what adapters would do to it, is not asked here.
+    """
+    model, freezing = classifier.model, classifier.freezing
     frozen = (
         choose_frozen(model, getattr(options, "freeze", "none"))
         if freezing is None
         else freezing.names
     )
     unmoved = frozen | set(find_unreached(model))
-    for name in ("backbone", "front end"):
-        part = find_part(model, name)
-        if part is not None and _is_within(part, model, unmoved):
-            return name
-    return None
-
-
-def _is_within(part: nn.Module, model: nn.Module, names: frozenset[str]) -> bool:
-    """Whether the names cover every parameter of the part."""
     inner = {id(parameter) for parameter in part.parameters()}
-    return all(name in names for name, p in model.named_parameters() if id(p) in inner)
+    return all(
+        name in unmoved or not parameter.requires_grad
+        for name, parameter in model.named_parameters()
+        if id(parameter) in inner
+    )

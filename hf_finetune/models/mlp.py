@@ -22,7 +22,7 @@ class Options(ModelOptions):
     activation: Literal["relu", "gelu", "silu"] = "relu"
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """After each hidden layer."""
-    image_size: Annotated[int, Field(gt=0)] | None = None
+    image_size: Annotated[int, Field(gt=0, le=4096)] | None = None
     """Resize every image to this many pixels on a side; by default as the data is."""
 
 

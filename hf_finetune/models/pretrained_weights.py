@@ -66,7 +66,8 @@ def load_network(
     model.name_or_path = model.config._name_or_path = options.checkpoint
     match = match_weights(model, stored)
     _check(match, head_names(model), options, folder)
-    return model, _describe(match, model, settings)
+    is_sorted = not match.new and _sort_classes(model, settings)
+    return model, _describe(match, model, settings, is_sorted)
 
 
 def _restore_untrained(model: PreTrainedModel) -> None:
@@ -111,8 +112,9 @@ def _attention(options: PretrainedOptions) -> dict[str, str]:
 def _explain(error: Exception, options: PretrainedOptions) -> ModelError:
     text = " ".join(str(error).split()).rstrip(".")
     if options.attention != "auto" and "attention" in text.lower():
+        reason = text.partition(". ")[0]  # what follows are addresses to write to
         return ModelError(
-            f"model.attention: {options.attention} can't be used here: {text}. "
+            f"model.attention: {options.attention} can't be used here: {reason}. "
             "Write attention: auto."
         )
     return ModelError(
@@ -144,7 +146,9 @@ def _check(match: Match, head: frozenset[str], options: PretrainedOptions, folde
         )
 
 
-def _describe(match: Match, model: PreTrainedModel, settings: NetworkSettings) -> list[str]:
+def _describe(
+    match: Match, model: PreTrainedModel, settings: NetworkSettings, is_sorted: bool
+) -> list[str]:
     """What the run survives, and its record repeats."""
     told = []
     distilled = [name for name in settings.stored.get("architectures") or [] if "Teacher" in name]
@@ -155,6 +159,11 @@ def _describe(match: Match, model: PreTrainedModel, settings: NetworkSettings) -
         )
     if match.new:
         told.append(f"model: new, drawn at random: {_name_some(match.new)}")
+    elif is_sorted:
+        told.append(
+            "model: the head is the checkpoint's, its classes put into the data's order (they were "
+            f"{_other_classes(settings)})"
+        )
     elif (others := _other_classes(settings)) is not None:
         told.append(f"model: the head is the checkpoint's, trained for other classes ({others})")
     if match.unused:
@@ -163,13 +172,43 @@ def _describe(match: Match, model: PreTrainedModel, settings: NetworkSettings) -
 
 
 def _other_classes(settings: NetworkSettings) -> str | None:
-    """The checkpoint's classes, where they have other names than the data's."""
-    stored: Mapping[str, Any] = settings.stored.get("id2label") or {}
-    names = [str(stored[number]) for number in sorted(stored, key=int)]
-    own = [name for _, name in sorted(settings.config.id2label.items())]
+    """The checkpoint's classes, where they have other names than the data's, or another order."""
+    names, own = _classes(settings)
     if names == own:
         return None
     return ", ".join(names[:5]) + (", …" if len(names) > 5 else "") if names else "it names none"
+
+
+def _classes(settings: NetworkSettings) -> tuple[list[str], list[str]]:
+    """The names of the checkpoint's classes and of the data's, by number."""
+    stored: Mapping[str, Any] = settings.stored.get("id2label") or {}
+    names = [str(stored[number]) for number in sorted(stored, key=int)]
+    return names, [name for _, name in sorted(settings.config.id2label.items())]
+
+
+def _sort_classes(model: PreTrainedModel, settings: NetworkSettings) -> bool:
+    """Puts a loaded head's classes into the data's order, where they are the same; whether it did.
+
+    Sets that are read from folders are sorted by name, and others by whoever made them.
+    """
+    import torch
+
+    names, own = _classes(settings)
+    head = head_names(model)
+    layers = [
+        part
+        for name, part in model.named_modules()
+        if isinstance(part, torch.nn.Linear)
+        and f"{name}.weight" in head
+        and part.out_features == len(own)
+    ]
+    if names == own or sorted(names) != sorted(own) or not layers:
+        return False
+    rows = [names.index(name) for name in own]
+    with torch.no_grad():
+        for tensor in layers[-1].parameters(recurse=False):
+            tensor.copy_(tensor[rows])
+    return True
 
 
 def _name_some(names: Sequence[str]) -> str:

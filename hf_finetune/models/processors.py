@@ -5,6 +5,7 @@ A step of `pretrained.build_pretrained`.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, cast
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from hf_finetune.models.pretrained import PretrainedOptions
 
 
+_EXAMPLES = {"audio": "sound is", "image": "images are"}
+_MARKS = {"audio": "sampling_rate", "image": "image_mean"}  # settings that the other has never
+
+
 def load_processor(options: PretrainedOptions, settings: NetworkSettings, modality: str) -> Any:
     """The checkpoint's image processor or feature extractor, with the options' changes.
 
@@ -37,7 +42,7 @@ def load_processor(options: PretrainedOptions, settings: NetworkSettings, modali
     elif changes is None:
         raise ModelError(
             f"model.processor: {options.checkpoint!r} has no preprocessor_config.json, so nothing "
-            f"says how its {modality} is to be prepared. Write model.processor: {{}} for the "
+            f"says how {_EXAMPLES[modality]} to be prepared. Write model.processor: {{}} for the "
             f"defaults of {settings.config.model_type}, or its settings."
         )
     else:
@@ -74,6 +79,7 @@ def _read(folder: Path, modality: str) -> Any:
     auto = AutoFeatureExtractor if modality == "audio" else AutoImageProcessor
     try:
         with quiet_transformers():
+            _check_kind(folder, modality)
             return auto.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, TypeError, AttributeError, ImportError) as error:
         text = " ".join(str(error).split()).rstrip(".")
@@ -81,6 +87,23 @@ def _read(folder: Path, modality: str) -> Any:
             f"model.processor: the processor in {folder} can't be loaded: {text}. "
             "Take another copy of the checkpoint."
         ) from error
+
+
+def _check_kind(folder: Path, modality: str) -> None:
+    """Stops at settings for something else, which transformers would fill up with defaults.
+
+    Raises:
+        ModelError: They prepare images where sound is to be prepared, or the other way round.
+    """
+    file = folder / "preprocessor_config.json"
+    settings = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    found = next((kind for kind, mark in _MARKS.items() if mark in settings), modality)
+    if found != modality:
+        raise ModelError(
+            f"model.processor: {file} says how {_EXAMPLES[found]} to be prepared, and the model "
+            f"takes {modality}. Take another copy of the checkpoint, or remove the file and write "
+            "model.processor: {}."
+        )
 
 
 def check_together(model: PreTrainedModel, processor: Any, modality: str) -> Tensor:
@@ -94,7 +117,7 @@ def check_together(model: PreTrainedModel, processor: Any, modality: str) -> Ten
     """
     import torch
 
-    inputs = _prepare_nothing(processor, modality)
+    inputs = prepare_nothing(processor, modality)
     was_training = model.training
     try:
         with torch.inference_mode():
@@ -111,8 +134,8 @@ def check_together(model: PreTrainedModel, processor: Any, modality: str) -> Ten
     return inputs
 
 
-def _prepare_nothing(processor: Any, modality: str) -> Tensor:
-    """The least interesting example, as the processor hands it to a network."""
+def prepare_nothing(processor: Any, modality: str) -> Tensor:
+    """The least interesting example, a batch of one, as the processor hands it to a network."""
     if modality == "audio":
         rate = int(processor.sampling_rate)
         made = processor(np.zeros(rate, np.float32), sampling_rate=rate, return_tensors="pt")

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urljoin
 
+from hf_finetune.runs.environment import hide_home, remove_secrets
+
+_LONGEST = 200  # letters of comet_ml's words on something that it couldn't send
 NO_KEY = "Set COMET_API_KEY, or run 'comet login' once"
 _PROBE_SECONDS = 3.0
 # For comet_ml, which reads them when it needs them; what the user has set stays.
@@ -53,6 +57,12 @@ def find_key() -> str | None:
     os.environ.pop("COMET_API_KEY", None)  # empty, it would hide the key in the file
     key: str | None = import_comet().get_config("comet.api_key")
     return (key or "").strip() or None
+
+
+def find_setting(name: str) -> str | None:
+    """A setting of Comet's, such as `workspace`, from the environment or Comet's own file."""
+    found: str | None = import_comet().get_config(f"comet.{name}")
+    return (found or "").strip() or None
 
 
 def server_address() -> str:
@@ -102,6 +112,52 @@ def refused_workspace(error: Exception) -> str | None:
     """The workspace, if that is what Comet refused."""
     is_that = type(error).__name__ in ("InvalidWorkspace", "ServiceAccountWorkspaceRestricted")
     return getattr(error, "workspace", None) if is_that else None
+
+
+class Losses(logging.Handler):
+    """Hears what comet_ml couldn't send: it says so in its log, and nowhere else.
+
+    Args:
+        strangers: Threads that are not listened to: those of runs before, which may still try.
+
+    Attributes:
+        told: A line for each.
+    """
+
+    def __init__(self, strangers: frozenset[int] = frozenset()) -> None:
+        super().__init__(logging.WARNING)
+        self.strangers = strangers
+        self.told: list[str] = []
+        self._key = find_key()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keeps errors, and what the sender of archives only warns of: a message it can't read."""
+        is_loss = record.levelno >= logging.ERROR or record.name == "comet_ml.offline"
+        if is_loss and record.thread not in self.strangers:
+            text = hide_home(remove_secrets(record.getMessage())).strip()
+            text = text.replace(self._key, "<removed>") if self._key else text
+            self.told.append(text.partition("\n")[0][:_LONGEST])
+
+    def describe(self) -> str:
+        """How much is missing, and the first of it."""
+        count = len(self.told)
+        return f"not {count:,} part{'s' * (count != 1)} of it ({self.told[0].rstrip('.')})"
+
+
+@contextmanager
+def alone_hearing_losses() -> Iterator[Losses]:
+    """Hears what goes missing, and keeps comet_ml's own reports of it off the console."""
+    there = {thread.ident or 0 for thread in threading.enumerate()} - {threading.get_ident()}
+    logger, losses = logging.getLogger("comet_ml"), Losses(frozenset(there))
+    level, handlers = logger.level, logger.handlers[:]
+    logger.setLevel(logging.WARNING)
+    # A file that the user wants it written to hears all the same.
+    logger.handlers[:] = [losses, *(h for h in handlers if isinstance(h, logging.FileHandler))]
+    try:
+        yield losses
+    finally:
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import os
 import shlex
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile
@@ -20,9 +20,11 @@ from zipfile import ZIP_DEFLATED, ZipFile
 from hf_finetune.errors import UserError
 from hf_finetune.trackers.comet_client import (
     NO_KEY,
+    Losses,
     explain_refusal,
     find_key,
     find_obstacle,
+    find_setting,
     import_comet,
     only_errors,
     refused_workspace,
@@ -49,6 +51,7 @@ class Session:
         earlier: The archives that were there before, as `list_archives` has them.
         warn: Says what went wrong.
         was_cut_off: Whether the network went away, so that an archive holds what is missing.
+        losses: What Comet didn't take of what was sent.
     """
 
     experiment: Any
@@ -57,6 +60,12 @@ class Session:
     earlier: dict[str, int]
     warn: Callable[[str], None]
     was_cut_off: bool = False
+    losses: Losses = field(default_factory=Losses)
+
+    def __post_init__(self) -> None:
+        """Hears from now on what Comet doesn't take."""
+        if self.is_online:
+            logging.getLogger("comet_ml").addHandler(self.losses)
 
     def where(self) -> str:
         """Where the experiment can be looked at: its page, or its archive and how to send it."""
@@ -84,6 +93,7 @@ class Session:
             if self.is_online:
                 self._hand_over()
             self.experiment.end()
+        logging.getLogger("comet_ml").removeHandler(self.losses)
         # By time: names repeat, since comet_ml draws them from the generator that the run seeds.
         written = [n for n, t in self.state.list_archives().items() if self.earlier.get(n) != t]
         self.state.supersede(written[-1] if written else None)
@@ -94,6 +104,13 @@ class Session:
             self.warn(
                 f"tracking.comet: the network went away during the run; what is missing at Comet "
                 f"stands in {_shorten(self.state.folder)}. {how_to_send(self.state.directory)}"
+            )
+        elif self.is_online and self.losses.told:
+            self.state.update(num_records=0, has_start=False)  # which of it is there, nobody knows
+            self.warn(
+                f"tracking.comet: Comet took the run, but {self.losses.describe()}. To send all of "
+                f"it anew (metrics that have arrived then stand there twice): "
+                f"{command_to_send(self.state.directory)}"
             )
         elif self.is_online:
             self.state.update(num_records=num_records, has_start=True)
@@ -147,8 +164,8 @@ def open_session(
         return None
     directory = directory.resolve()
     state = read_state(directory)
-    workspace = options.workspace or os.environ.get("COMET_WORKSPACE") or None
-    project = options.project or os.environ.get("COMET_PROJECT_NAME") or PROJECT
+    workspace = options.workspace or find_setting("workspace")
+    project = options.project or find_setting("project_name") or PROJECT
     state.workspace, state.project = workspace, project
     earlier = state.list_archives()
     experiment = _open_online(state, options, warn) if mode == "online" else None
@@ -201,8 +218,12 @@ def _drop_uploads(experiment: Any) -> None:
 
 def how_to_send(directory: Path, *options: str) -> str:
     """What to type so that a run's archive reaches Comet."""
-    words = ["hf-finetune", "comet", "upload", str(_shorten(directory)), *options]
-    return f"Send it with: {shlex.join(words)}"
+    return f"Send it with: {command_to_send(directory, *options)}"
+
+
+def command_to_send(directory: Path, *options: str) -> str:
+    """The command that sends what Comet doesn't have of a run."""
+    return shlex.join(["hf-finetune", "comet", "upload", str(_shorten(directory)), *options])
 
 
 def _shorten(path: Path) -> Path:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from zipfile import ZipFile
+from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 from hf_finetune.errors import UserError
 from hf_finetune.runs.environment import hide_home, remove_secrets
@@ -23,6 +25,7 @@ from hf_finetune.trackers import TrackedRun
 from hf_finetune.trackers.comet import CometTracker
 from hf_finetune.trackers.comet_client import (
     NO_KEY,
+    alone_hearing_losses,
     explain_refusal,
     find_key,
     find_obstacle,
@@ -192,11 +195,35 @@ def _upload_archive(path: Path, key: str, destination: Destination) -> str:
     """Sends an archive that lies by itself; nothing is known of whether it was sent before."""
     if not is_whole(path):
         raise UserError(f"{path}: is no whole archive of Comet's. Name its run directory.")
-    with ZipFile(path) as archive:
-        experiment_key = json.loads(archive.read("experiment.json"))["offline_id"]
+    experiment_key = _check_archive(path)["offline_id"]
     _send(path, key, destination)
     page = _at(_find_page(key, experiment_key))
     return f"{path}: sent to Comet as experiment {experiment_key}{page}"
+
+
+def _read_about(path: Path) -> dict[str, Any]:
+    """What an archive says of its experiment."""
+    with ZipFile(path) as archive:
+        about: dict[str, Any] = json.loads(archive.read("experiment.json"))
+    return about
+
+
+def _check_archive(archive: Path) -> dict[str, Any]:
+    """What an archive says of its experiment, once all of it can be read.
+
+    Raises:
+        UserError: It is damaged.
+    """
+    try:
+        with ZipFile(archive) as content:
+            if content.testzip() is None:
+                return _read_about(archive)
+    except (OSError, ValueError, BadZipFile, zlib.error):
+        pass
+    raise UserError(
+        f"{archive}: the archive is damaged. Delete it, and name its run directory in this command:"
+        " what stands there is packed and sent anew."
+    )
 
 
 def _at(url: str | None) -> str:
@@ -233,26 +260,34 @@ def _send(archive: Path, key: str, destination: Destination) -> None:
     """Sends one archive.
 
     Raises:
-        UserError: Comet doesn't take it.
+        UserError: Comet doesn't take it, or not all of it.
     """
     import_comet()
     from comet_ml.offline import upload_single_offline_experiment
 
-    told = "Mend what is said above"
-    try:
-        is_sent = upload_single_offline_experiment(
-            str(archive),
-            key,
-            force_upload=False,
-            override_workspace=destination.workspace,
-            override_project_name=destination.project,
-        )
-    except Exception as error:
-        is_sent, told = False, explain_refusal(error, "it with --workspace NAME")
+    about = _check_archive(archive)
+    with alone_hearing_losses() as losses:
+        try:
+            # Where it was recorded for: else comet_ml would take what is set on this machine now.
+            is_sent = upload_single_offline_experiment(
+                str(archive),
+                key,
+                force_upload=False,
+                override_workspace=destination.workspace or about.get("workspace"),
+                override_project_name=destination.project or about.get("project_name"),
+            )
+        except Exception as error:
+            is_sent, losses.told = False, [explain_refusal(error, "it with --workspace NAME")]
     if not is_sent:
+        told = losses.told[-1] if losses.told else "Comet doesn't say why"
         raise UserError(
-            f"{archive}: Comet didn't take the run. {told}, and give the same command again; "
-            "nothing is lost."
+            f"{archive}: Comet didn't take the run. {told.rstrip('.')}, and give the same command "
+            "again; nothing is lost."
+        )
+    if losses.told:
+        raise UserError(
+            f"{archive}: Comet took the run, but {losses.describe()}. Give the same command again: "
+            "all of it is sent anew, and metrics that have arrived then stand there twice."
         )
 
 

@@ -23,9 +23,9 @@ class CometOptions(Section):
     """`auto`: online where there is a key, else offline into the run directory, to be sent later
     with `hf-finetune comet upload RUN`."""
     workspace: str | None = None
-    """By default COMET_WORKSPACE, else the key's own workspace."""
+    """By default COMET_WORKSPACE or that of Comet's own file, else the key's own workspace."""
     project: str | None = None
-    """By default COMET_PROJECT_NAME, else `hf-finetune`."""
+    """By default COMET_PROJECT_NAME or that of Comet's own file, else `hf-finetune`."""
     name: str | None = None
     """Name of the experiment; by default the run's name and number."""
     tags: Names = ()

@@ -16,7 +16,11 @@ def add(verbs: Verbs[argparse.ArgumentParser]) -> None:
     parser = add_verb(verbs, "push-data", _push_data, told)
     parser.add_argument("given", nargs="?", metavar="CONFIG", help="YAML configuration")
     add_config(parser, required=False)
-    parser.add_argument("--repo-id", metavar="OWNER/NAME", help="data set of the Hugging Face Hub")
+    parser.add_argument(
+        "--repo-id",
+        metavar="OWNER/NAME",
+        help="data set of the Hugging Face Hub; files of an earlier push are replaced, others stay",
+    )
     parser.add_argument("--to", metavar="DIR", help="new folder that is written, too or instead")
     parser.add_argument(
         "--private",

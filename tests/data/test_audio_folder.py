@@ -68,6 +68,36 @@ def test_a_table_says_path_label_split_and_groups(tmp_path: Path):
     assert {*column_values(data.splits["test"], "voice")} == {"v2", "v5", "v8"}
 
 
+def test_columns_that_the_split_names_are_read(tmp_path: Path):
+    root = write_classes(tmp_path / "noises", per_class=9)
+    lines = [f"{k}/{n}.wav,{k},v{n}" for k in CLASSES for n in range(9)]
+    (root / "clips.csv").write_text("\n".join(["path,label,voice", *lines]))
+    data = load(root, csv="clips.csv", split={"group_by": ["voice"]})
+    assert data.group_columns == ("voice",)
+    sides = [{*column_values(split, "voice")} for split in data.splits.values()]
+    assert sum(map(len, sides)) == len(set.union(*sides)) == 9
+    data = load(root, csv="clips.csv", split={"leave_out": {"voice": "v3"}})
+    assert {*column_values(data.splits["test"], "voice")} == {"v3"}
+    with pytest.raises(DataError, match=r"no column vioce\. The data set has no group columns;"):
+        load(root, csv="clips.csv", split={"group_by": ["vioce"]})
+
+
+def test_whole_paths_may_name_what_the_folder_is_a_link_to(tmp_path: Path):
+    root = write_classes(tmp_path / "noises", per_class=8)
+    (tmp_path / "link").symlink_to(root)
+    rows = [f"{root}/{k}/{n}.wav,{k}" for k in CLASSES for n in range(8)]
+    (root / "clips.csv").write_text("\n".join(["path,label", *rows]))
+    data = load(tmp_path / "link", csv="clips.csv")
+    assert "buzz/0.wav" in collect(data, "id")
+    assert data.fingerprint == load(root, csv="clips.csv").fingerprint
+
+
+def test_a_folder_around_the_class_folders_is_told(tmp_path: Path):
+    root = write_classes(tmp_path / "download/noises-main/clips", per_class=3)
+    with pytest.raises(DataError, match=rf"single class folder, 'noises-main', .*lie in: '{root}'"):
+        load(tmp_path / "download")
+
+
 # Names
 
 
@@ -98,6 +128,21 @@ def test_the_user_chooses_the_groups(tmp_path: Path):
     assert sizes(data) == {"train": 12, "validation": 12, "test": 12}
     with pytest.raises(DataError, match=r"data\.split"):
         load(root, **pattern, split={"group_by": ["speaker", "take"]})
+
+
+def test_more_folds_than_groups_are_refused(tmp_path: Path):
+    """And not dealt out by another key, or row by row, of which no one would hear."""
+    root = write_named(tmp_path / "digits", ["anna", "ben", "cleo"], takes=4)
+    pattern = {"name_pattern": "{label}_{speaker}_{take}"}
+    assert load(root, **pattern, split={"num_folds": 3}).group_columns == ("speaker",)
+    with pytest.raises(DataError, match=r"4 folds need as many groups, .* belong to 3"):
+        load(root, **pattern, split={"num_folds": 4})
+
+
+def test_all_parts_of_a_pattern_are_told_where_one_is_misspelt(tmp_path: Path):
+    root = write_named(tmp_path / "digits", ["anna", "ben", "cleo"], takes=4)
+    with pytest.raises(DataError, match=r"no column tkae\. The data set has speaker, take"):
+        load(root, name_pattern="{label}_{speaker}_{take}", split={"leave_out": {"tkae": "1"}})
 
 
 def test_groups_that_can_all_be_kept_are_kept(tmp_path: Path):
@@ -190,6 +235,28 @@ def test_any_format_rate_and_number_of_channels(
     assert facts["energy"] == pytest.approx(np.square(expected).mean(), rel=1e-4)
     assert data.audio_shape is not None
     assert data.audio_shape.sampling_rate_hz == (rate if rate == 8000 else None)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_an_mp3_that_does_not_tell_its_length_is_read_whole(order: int, tmp_path: Path):
+    """libsndfile guesses it from the first frame: four times what there is, or a quarter of it."""
+    noise = np.random.default_rng(0).uniform(-0.8, 0.8, 32_000)
+    clip = np.concatenate([noise, np.zeros(96_000)])[::order]
+    path = save(tmp_path / "x.mp3", clip, 16_000, bitrate_mode="VARIABLE", compression_level=0.1)
+    whole, content = audio_files.measure_file(path), path.read_bytes()
+    (mark,) = (mark for mark in (b"Xing", b"Info") if mark in content)
+    path.write_bytes(content.replace(mark, bytes(4), 1))
+    facts = audio_files.measure_file(path)
+    # What told the length is a frame of silence now, and nothing tells what the coder added.
+    assert 0 < facts["num_frames"] - whole["num_frames"] < 4 * 1152
+    assert facts["energy"] * facts["num_frames"] == pytest.approx(
+        whole["energy"] * whole["num_frames"], rel=0.05
+    )
+    cell = audio_files.audio_cell(path, facts)
+    samples = read_audio(cell)
+    assert len(samples) == facts["num_frames"]
+    np.testing.assert_allclose(read_audio(cell, 99_000, 500), samples[99_000:99_500], atol=1e-6)
+    assert audio_files.measure_file(path, path.read_bytes()) == facts
 
 
 def test_the_ending_may_be_wrong(tmp_path: Path):

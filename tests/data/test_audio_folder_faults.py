@@ -17,6 +17,7 @@ from small_checkpoints import write_pretrained
 from hf_finetune.assembly import assemble
 from hf_finetune.data import LoadedData, load_data
 from hf_finetune.data.audio_folder import Options
+from hf_finetune.data.split_files import write_split
 from hf_finetune.data.tables import column_values
 from hf_finetune.errors import DataError, ModelError
 
@@ -60,6 +61,31 @@ def lie(root: Path) -> None:
     (root / ONE).write_bytes(content)
 
 
+def lie_before_zeros(root: Path) -> None:
+    """The same, and what follows begins with zeros, as where nobody speaks."""
+    save(root / ONE, np.concatenate([draw(0, 1), np.zeros(50, np.float32), draw(0, 2)]))
+    content = bytearray((root / ONE).read_bytes())
+    place = content.index(b"data") + 4
+    content[place : place + 4] = struct.pack("<I", 2 * len(draw(0, 1)))
+    (root / ONE).write_bytes(content)
+
+
+def cut_large(name: str) -> Callable[[Path], Any]:
+    def write(root: Path) -> None:
+        whole = save(root / name, draw(0, 90, 1.0), format=name[-4:].lstrip(".")).read_bytes()
+        (root / name).write_bytes(whole[: len(whole) // 2])
+
+    return write
+
+
+def pierce(root: Path) -> None:
+    path = save(root / "buzz/x.ogg", draw(0, 90, 2.0))
+    content = bytearray(path.read_bytes())
+    place = len(content) // 2
+    content[place : place + 300] = bytes(300)
+    path.write_bytes(content)
+
+
 def spoil(value: float) -> Callable[[Path], Any]:
     def write(root: Path) -> None:
         samples = draw(0, 1)
@@ -84,6 +110,18 @@ BAD_FILES: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
     "truncated": (cut, [ONE], "its header promises 1,440 bytes of audio, but the file holds 698"),
     "truncated flac": (cut_flac, [ONE], "it can't be decoded to its end"),
     "lying header": (lie, [ONE], "its header promises 50 frames, but more follows"),
+    "lying header before zeros": (
+        lie_before_zeros,
+        [ONE],
+        "its header promises 1,200 frames, but more follows",
+    ),
+    "truncated w64": (cut_large("buzz/x.w64"), ["buzz/x.w64"], "its header promises 16,"),
+    "truncated rf64": (
+        cut_large("buzz/x.rf64"),
+        ["buzz/x.rf64"],
+        "its header promises 8,000 frames, but the file holds ",
+    ),
+    "pierced ogg": (pierce, ["buzz/x.ogg"], "a part of it is damaged and can't be heard"),
     "not a number": (spoil(np.nan), [ONE], "sample 7 is nan. Allowed: finite numbers"),
     "infinite": (spoil(-np.inf), [ONE], "sample 7 is -inf. Allowed: finite numbers"),
     "text": (lambda r: (r / ONE).write_text("<html>"), [ONE], "it can't be read as audio"),
@@ -132,9 +170,18 @@ def test_silence_is_a_warning(noises: Path):
     assert warning.endswith(", …)")
 
 
+def test_whole_numbers_written_as_floats_are_a_warning(noises: Path):
+    save(noises / ONE, 2000 * draw(0, 1), subtype="FLOAT")
+    save(noises / "buzz/2.wav", 4 * draw(0, 2), subtype="FLOAT")
+    (warning,) = load(noises).warnings
+    assert warning.startswith("1 clip lies beyond full scale, up to ")
+    assert f"({ONE})" in warning
+
+
 def test_litter_is_passed_over_and_strays_are_told(noises: Path):
     for name in ("buzz/.DS_Store", "buzz/._1.wav", "hum/Thumbs.db"):
         (noises / name).touch()
+    (noises / "__pycache__").mkdir()
     assert load(noises).warnings == ()
     (noises / "labels.csv").touch()
     assert load(noises).warnings == ("1 file that is no clip was passed over (1 .csv)",)
@@ -185,6 +232,45 @@ def test_clips_too_short_for_the_model(noises: Path, make_noises: Callable[..., 
     assert "2 bad examples left out" in " ".join(data.warnings)
     assert sum(data.class_counts) == len(data.splits["train"])
     assert data.fingerprint != load(noises).fingerprint
+
+
+def test_clips_of_a_rate_that_cannot_be_resampled(
+    noises: Path, make_noises: Callable[..., Any], tmp_path: Path
+):
+    """Known before the run has a directory; as a bad example like any other."""
+    save(noises / "buzz/odd.wav", draw(0, 90, 0.2, 22_051), 22_051)
+    with pytest.raises(DataError, match=r"1 bad example: buzz/odd\.wav: 22,051 Hz can't be resamp"):
+        assemble(make_noises())
+    data = assemble(make_noises(data={"on_bad_example": "skip"})).data
+    assert "buzz/odd.wav" not in ids(data)
+    assert data.skipped[0].startswith("buzz/odd.wav: 22,051 Hz can't be resampled to 16,000 Hz")
+
+
+def test_a_split_without_unfit_clips_is_given_back(
+    noises: Path, make_noises: Callable[..., Any], tmp_path: Path
+):
+    save(noises / "buzz/one.wav", draw(0, 90)[:1])
+    first = assemble(make_noises(data={"on_bad_example": "skip"})).data
+    parts = {name: (rows,) for name, rows in first.splits.items()}
+    write_split(tmp_path / "split.csv", {**parts, "unused": first.unused})
+    again = assemble(make_noises(data={"split": {"file": str(tmp_path / "split.csv")}})).data
+    assert again.fingerprint == first.fingerprint
+    assert again.skipped == ()
+
+
+def test_a_clip_of_hours_that_is_evaluated_whole_is_a_warning(
+    make_noises: Callable[..., Any], tmp_path: Path
+):
+    root = tmp_path / "parts"
+    write_classes(root / "train")
+    write_classes(root / "test", per_class=2, start=20)
+    save(root / "test/buzz/long.flac", np.tile(draw(0, 1, 1.0, 1000), 7200), 1000)
+    audio = {"max_seconds": 0.1, "evaluation_windows": "whole"}
+    warnings = assemble(make_noises(data={"root": str(root)}, features__audio=audio)).warnings
+    assert any("test lasts 7,200 seconds and is evaluated whole" in text for text in warnings)
+    audio["evaluation_windows"] = 3
+    warnings = assemble(make_noises(data={"root": str(root)}, features__audio=audio)).warnings
+    assert not any("7,200" in text for text in warnings)
 
 
 def test_a_clip_of_hours_is_a_warning(noises: Path, make_noises: Callable[..., Any]):

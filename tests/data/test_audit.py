@@ -15,6 +15,7 @@ from PIL import Image
 from rows import load, make_rows
 from scipy.signal import resample_poly
 
+import hf_finetune.data.audit
 from hf_finetune.audit_report import format_audit, list_audit
 from hf_finetune.cli import main
 from hf_finetune.data.audit import Audit, audit_data
@@ -243,6 +244,66 @@ def test_the_command_line_says_it_and_answers_scripts(
     listed = json.loads(capsys.readouterr().out)
     assert listed["copies"][0]["ids"] == ["train/low/5.wav", "test/low/5.wav"]
     assert {"train/low/0.wav", "test/low/0.wav"} in [{*one["ids"]} for one in listed["near_copies"]]
+
+
+def write_voices(root: Path) -> Path:
+    """Clips of two classes by six voices, and the configuration that reads them."""
+    root.mkdir()
+    for number in range(24):
+        name = f"{('low', 'high')[number % 2]}_v{number // 4}_t{number // 2 % 2}.wav"
+        soundfile.write(root / name, say(number), RATE_HZ)
+    config = root.with_suffix(".yaml")
+    config.write_text(
+        f"data:\n  name: audio_folder\n  root: {root}\n  split: {{group_by: [voice]}}\n"
+        "  name_pattern: '{label}_{voice}_{take}.wav'\nmodel: {name: cnn}\n"
+    )
+    return config
+
+
+def test_keys_that_the_split_does_not_hold_together_are_looked_at(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    config = write_voices(tmp_path / "clips")
+    assert main(["audit", "--config", str(config)]) == 0
+    text = words_of(capsys.readouterr().out)
+    assert "2 of the 2 take keys in test are in train, too (t0, t1); the split doesn't hold" in text
+    assert "voice keys" not in text
+
+
+def test_a_clip_with_two_labels_is_not_sound(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    config = write_voices(tmp_path / "clips")
+    soundfile.write(tmp_path / "clips/high_v0_t7.wav", say(0), RATE_HZ)
+    assert main(["audit", "--config", str(config)]) == 1
+    text = words_of(capsys.readouterr().out)
+    assert "verdict wrong labels: the same content stands under several classes" in text
+    assert "wrong label 1 high_v0_t7.wav (high) = low_v0_t0.wav (low)" in text
+    assert main(["audit", "--config", str(config), "--json"]) == 1
+    listed = json.loads(capsys.readouterr().out)
+    ids = ["high_v0_t7.wav", "low_v0_t0.wav"]
+    assert listed["contradictions"] == [{"ids": ids, "labels": ["high", "low"]}]
+    assert listed["is_sound"] is False
+
+
+def test_of_long_clips_the_beginning_is_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Whole they may not fit into memory; their hash is of all samples."""
+    config = write_voices(tmp_path / "clips")
+    for number, name in enumerate(("low_v0_t8", "low_v0_t9")):
+        clip = np.concatenate([say(50), say(51), *(say(60 + 9 * number + n) for n in range(8))])
+        soundfile.write(tmp_path / f"clips/{name}.wav", clip, RATE_HZ)
+    pair = {"low_v0_t8.wav", "low_v0_t9.wav"}
+
+    def look() -> tuple[list[set[str]], list[Any]]:
+        main(["audit", "--config", str(config), "--json"])
+        listed = json.loads(capsys.readouterr().out)
+        return [{*one["ids"]} for one in listed["near_copies"]], listed["copies"]
+
+    assert pair not in look()[0]
+    monkeypatch.setattr(hf_finetune.data.audit, "_MOST_SECONDS", 1)
+    near, copies = look()
+    assert pair in near
+    assert copies == []
 
 
 @pytest.mark.slow

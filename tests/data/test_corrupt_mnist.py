@@ -121,7 +121,7 @@ class Pickled:
 FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "missing labels": (
         lambda root: (root / "train_target_1.pt").unlink(),
-        "train_target_1.pt is missing",
+        "train_target_1.pt is missing. Download it with: hf-finetune download corrupt_mnist",
     ),
     "missing test": (lambda root: (root / "test_images.pt").unlink(), "test_images.pt is missing"),
     "truncated": (lambda root: truncate(root / "train_images_1.pt"), "truncated"),

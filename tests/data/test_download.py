@@ -116,6 +116,7 @@ def test_a_bad_half_done_file_does_no_harm(
         (["shorter"] * 9, "other bytes|has 299,990 bytes"),
         (["503"] * 9, r"answered 503 .*\(3 times\)"),
         (["404"], "answered 404"),
+        ([">/a/one.bin"] * 20, "answered 302 .* infinite loop"),
         (["no_range_cut"] * 9, "ended after 150,000 of 300,000 bytes"),
         ([">file:///etc/passwd"], "leads away from http|not allowed|answered 302"),
         (["stall"] * 9, "timed out"),

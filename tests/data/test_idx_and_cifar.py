@@ -38,8 +38,14 @@ def write_mnist(folder: Path, suffix: str = ".gz", dot: bool = False) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
-@pytest.mark.parametrize("place", [".", "raw", "FashionMNIST/raw"])
-@pytest.mark.parametrize("options", [Mnist, Fashion])
+@pytest.mark.parametrize(
+    ("options", "place"),
+    [
+        *((options, place) for options in (Mnist, Fashion) for place in (".", "raw")),
+        (Mnist, "MNIST/raw"),
+        (Fashion, "FashionMNIST/raw"),
+    ],
+)
 def test_idx_files_are_found_and_read(options: Any, place: str, suffix: str, tmp_path: Path):
     write_mnist(tmp_path / place, suffix, dot=place == "raw")
     data = load_data(options(root=str(tmp_path)))
@@ -55,6 +61,29 @@ def test_idx_files_are_found_and_read(options: Any, place: str, suffix: str, tmp
     assert np.array_equal(rows["label"], labels)
     assert data.splits["test"]["id"][3] == "t10k-images/3"
     assert data.label_names[9] == ("9" if options is Mnist else "Ankle boot")
+
+
+def test_torchvisions_folders_beside_each_other_are_told_apart(tmp_path: Path):
+    for rows, name in enumerate(("FashionMNIST", "KMNIST", "MNIST"), start=100):
+        for prefix in ("train", "t10k"):
+            folder = tmp_path / name / "raw"
+            folder.mkdir(parents=True, exist_ok=True)
+            images, labels = draw_digits(rows, 0)
+            write_idx(folder / f"{prefix}-images-idx3-ubyte", images * 255)
+            write_idx(folder / f"{prefix}-labels-idx1-ubyte", labels)
+    for options, rows in ((Fashion, 100), (Mnist, 102)):
+        assert len(load_data(options(root=str(tmp_path))).splits["test"]) == rows
+    (tmp_path / "MNIST").rename(tmp_path / "QMNIST")
+    with pytest.raises(DataError, match=r"no train-images-idx3-ubyte.*hf-finetune download mnist"):
+        load_data(Mnist(root=str(tmp_path)))
+
+
+def test_images_and_labels_come_from_one_place(tmp_path: Path):
+    write_mnist(tmp_path / "raw")
+    write_mnist(tmp_path)
+    (tmp_path / "train-labels-idx1-ubyte.gz").unlink()
+    with pytest.raises(DataError, match="has no train-labels-idx1-ubyte"):
+        load_data(Mnist(root=str(tmp_path)))
 
 
 def test_the_true_files_are_read(shared_data: Path):
@@ -196,7 +225,24 @@ def test_faulty_cifar_files_are_named(tmp_path: Path):
     with pytest.raises(DataError, match="label 77 in row 0"):
         load_data(Cifar(root=str(tmp_path)))
     path.unlink()
-    with pytest.raises(DataError, match=r"data_batch_3.bin is missing"):
+    with pytest.raises(DataError, match=r"data_batch_3.bin is missing. .*hf-finetune download ci"):
+        load_data(Cifar(root=str(tmp_path)))
+
+
+def test_the_pickled_cifar_is_refused_by_name(tmp_path: Path):
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    (folder / "data_batch_1").write_bytes(b"x")
+    for root in (tmp_path, folder):
+        with pytest.raises(DataError, match=r"-py is the pickled version.*download cifar10"):
+            load_data(Cifar(root=str(root)))
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x80", b"cat dog"])
+def test_names_of_other_classes_than_cifars_are_told(content: bytes, tmp_path: Path):
+    write_cifar(tmp_path / "cifar-10-batches-bin")
+    (tmp_path / "cifar-10-batches-bin/batches.meta.txt").write_bytes(content)
+    with pytest.raises(DataError, match=r"batches.meta.txt: it holds \d class names, expected 10"):
         load_data(Cifar(root=str(tmp_path)))
 
 

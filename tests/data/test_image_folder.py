@@ -143,6 +143,13 @@ def test_columns_have_any_names_and_any_separator(name: str, mark: str, tmp_path
     assert data.splits["test"]["id"][0] == "files/0_2.png"
 
 
+def test_a_table_from_windows_is_read(tmp_path: Path):
+    text = "path,label\r\n" + rows(lambda k, n: f"files\\{k}_{n}.png,{CLASSES[k]}\r")
+    data = load(write_table(tmp_path / "pets", text), csv="labels.csv")
+    assert sorted(ids(data, *ALL))[0] == "files/0_0.png"
+    assert data.label_names == CLASSES
+
+
 def test_groups_of_a_table_stay_together(tmp_path: Path):
     text = "path,label,owner\n" + rows(lambda k, n: f"files/{k}_{n}.png,{CLASSES[k]},o{n}")
     root = write_table(tmp_path / "pets", text)

@@ -181,6 +181,11 @@ def test_missing_data_says_what_layouts_there_are(tmp_path: Path):
     (tmp_path / "empty/a.heic").touch()
     with pytest.raises(DataError, match=r"can be used \(1 file that is no image .*\(1 .heic\)"):
         load(tmp_path / "empty")
+    for number in range(3):
+        save(tmp_path / f"flat/{number}.png", draw(0, number))
+    reason = r"can be used \(0.png: it lies in no class folder; and 2 more\). " + LAYOUTS
+    with pytest.raises(DataError, match=reason):
+        load(tmp_path / "flat")
 
 
 def rename(old: str, new: str) -> Callable[[Path], Any]:
@@ -253,6 +258,7 @@ TABLE_ROWS: dict[str, tuple[str, str]] = {
         "cat/1.png: unknown split 'tets' (labels.csv line 26; Did you mean 'test')",
     ),
     "no split": ("cat/1.png,cat,,o1", "cat/1.png: unknown split '' (labels.csv line 26; Allowed"),
+    "null": ("cat/\0.png,cat,train,o1", "labels.csv line 26: its path has a null character"),
     "again": ("./cat/../cat/1.png,cat,train,o1", "line 26 names it again, after line 3"),
 }
 

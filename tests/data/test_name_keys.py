@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import md5
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,9 @@ SPEAKERS = ("jackson", "theo", "george")
         ("{label}/patient_{number}_img{take}.png", "*_{group}_*"),
         ("{label}/speaker{number}_{take}.wav", "{group}_*"),
         ("{label}/{take}_{who}.wav", "*_{group}"),
+        ("{label}/{who}/{take}.wav", "{group}/*"),
+        ("train/{label}/{who}/clip_{take}.wav", "{group}/*"),
+        ("{label}/{number}/{take}.wav", None),
         ("{label}_{take}.wav", None),
         ("class{label}_{take}.wav", None),
         ("{label}/img_{take}.png", None),
@@ -48,6 +52,36 @@ def test_a_part_that_recurs_is_found(form: str, pattern: str | None):
         for value, (_, who, _) in zip(key.values, rows, strict=True):
             assert groups.setdefault(value, who) == who
         assert len(groups) == 3
+
+
+def test_whole_names_that_recur_in_each_class_are_a_key():
+    """As in the Emotional-TTS set, where the name is a hash of the sentence."""
+    names = [md5(str(number).encode()).hexdigest() for number in range(12)]
+    rows = [(label, name) for label in range(2) for name in names]
+    key = find_name_key([f"mood{label}/{name}.wav" for label, name in rows], [r[0] for r in rows])
+    assert key is not None
+    assert key.pattern == "{group}"
+    assert key.values == tuple(name for _, name in rows)
+    for form in ("take{}", "{}", "scene{}"):
+        ids = [f"mood{label}/{form.format(n)}.wav" for label in range(2) for n in range(12)]
+        assert find_name_key(ids, [row // 12 for row in range(24)]) is None
+
+
+def test_a_hash_that_looks_like_a_number_hides_no_key():
+    """As in Speech Commands: 8 hexadecimal digits a speaker, of some of whom none is a letter."""
+    names = [md5(str(number).encode()).hexdigest()[:8] for number in range(30)]
+    names[4] = "12345678"
+    rows = [(label, name, take) for label in range(3) for name in names for take in range(2)]
+    ids = [f"word{label}/{name}_nohash_{take}.wav" for label, name, take in rows]
+    key = find_name_key(ids, [label for label, _, _ in rows])
+    assert key is not None
+    assert key.pattern == "{group}_*_*"
+
+
+def test_a_folder_within_one_class_is_no_key():
+    ids = [f"{kind}/{number}.png" for kind in "ab" for number in range(3)]
+    ids += [f"c/{folder}{number}.png" for folder in ("", "deep/") for number in range(9)]
+    assert find_name_key(ids, [0] * 3 + [1] * 3 + [2] * 18) is None
 
 
 def test_names_of_unequal_form_tell_nothing():

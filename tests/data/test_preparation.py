@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from datasets import concatenate_datasets
+from datasets import DatasetDict, concatenate_datasets
 
-from hf_finetune.data import load_data
+from hf_finetune.data import DataOptions, GivenData, load_data
 from hf_finetune.data.corrupt_mnist import Options, load
-from hf_finetune.data.preparation import pixel_statistics
+from hf_finetune.data.hub import Options as Hub
+from hf_finetune.data.preparation import pixel_statistics, prepare
 from hf_finetune.data.splits import connect_groups, draw_rows, hold_out_groups, hold_out_rows
 from hf_finetune.data.tables import RowReader, column_values
 from hf_finetune.errors import DataError
@@ -22,6 +23,21 @@ SAMPLE = "samples/corruptmnist"
 
 def files_of(data, split: str) -> set[str]:
     return set(column_values(data.splits[split], "file"))
+
+
+def test_messages_name_the_setting_that_the_data_come_from():
+    given = DatasetDict(test=load(Options(root=SAMPLE))["test"])
+    for options, key in (
+        (Options(root=SAMPLE), "data.root"),
+        (Hub(repo_id="a/b"), "data.repo_id"),
+        (DataOptions(name="stripes"), "data"),
+    ):
+        with pytest.raises(DataError, match=rf"^{key}: there is no split to train on, only test"):
+            prepare(GivenData(given), options)
+    one_class = {name: rows.select([0, 0, 0]) for name, rows in load(Options(root=SAMPLE)).items()}
+    split = {"group_by": "none", "validation_fraction": 0.4}
+    with pytest.raises(DataError, match=r"^data.repo_id: the training split has rows of one class"):
+        prepare(GivenData(DatasetDict(one_class)), Hub(repo_id="a/b", split=split))
 
 
 @pytest.mark.parametrize("seed", range(6))

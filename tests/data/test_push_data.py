@@ -300,7 +300,16 @@ def test_pushing_again_changes_what_has_changed(session: dict[str, Any]):
     assert session["again"][0] == 0
     assert session["commits"] == 2  # the Hub's own first one, and one push
     assert session["smaller"][0] == 0  # though the Hub said 503 once
-    assert session["files of smaller"] == session["files"]  # and no data/old-…
+
+
+def test_a_push_replaces_what_a_push_wrote_and_nothing_else(session: dict[str, Any]):
+    said = session["smaller"][1].splitlines()
+    assert "taken out there, of an earlier push: data/train-00001-of-00002.parquet" in said
+    by_hand = ["data/old-00000-of-00001.parquet", "data/train-mine.parquet"]
+    assert f"left there, and no part of the data set: {', '.join(by_hand)}" in said
+    assert session["files of smaller"] == sorted([*session["files"], *by_hand])
+    assert session["read main"][0] == session["smaller here"] != session["here"]
+    assert "there, " not in session["again"][1]
 
 
 def test_a_card_of_ones_own_is_kept(session: dict[str, Any]):
@@ -324,6 +333,8 @@ def test_a_card_of_ones_own_is_kept(session: dict[str, Any]):
 
 def test_revisions_are_told_apart(session: dict[str, Any]):
     assert session["read first"][0] == session["here"]
+    assert 'load_dataset("ann/pets", revision="trial")' in session["card of branch"]
+    assert 'load_dataset("ann/pets")' in session["card"]
     found = {session[name][0] for name in ("read first", "read branch", "read main")}
     assert len(found) == 3
     assert all(re.fullmatch("[0-9a-f]{16}", fingerprint) for fingerprint in found)

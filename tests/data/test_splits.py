@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hf_finetune.data.folds import deal_groups, deal_rows
-from hf_finetune.data.splits import connect_groups, hold_out_groups
+from hf_finetune.data.splits import connect_groups, hold_out_groups, hold_out_rows
 from hf_finetune.errors import DataError
 
 
@@ -64,6 +64,16 @@ def test_groups_much_alike_are_chosen_by_the_seed():
     labels = np.arange(len(groups)) % 2
     chosen = {int(groups[hold_out_groups(groups, labels, 0.02, s)[1]][0]) for s in range(40)}
     assert len(chosen) > 4
+
+
+def test_shares_too_small_for_the_classes_are_told():
+    labels = np.arange(24) % 6
+    with pytest.raises(
+        DataError, match=r"0.15 of 24 rows are 4, .* of 6 classes. .*between 0.25 a"
+    ):
+        hold_out_rows(labels, 0.15, 0)
+    kept, held = hold_out_rows(labels, 0.25, 0)
+    assert (len(kept), len(held)) == (18, 6)
 
 
 def test_one_group_cannot_be_held_out():

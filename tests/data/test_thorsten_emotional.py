@@ -101,6 +101,13 @@ def test_faulty_metadata_are_told(line: str, told: str, tmp_path: Path):
         load(tmp_path)
 
 
+def test_metadata_may_begin_with_a_mark(tmp_path: Path):
+    table = write_stand_in(tmp_path) / "thorsten-emotional_v02/thorsten-emotional-metadata.csv"
+    before = load(tmp_path).fingerprint
+    table.write_bytes(b"\xef\xbb\xbf" + table.read_bytes().replace(b"\n", b"\r\n"))
+    assert load(tmp_path).fingerprint == before
+
+
 def test_missing_data_names_the_command(tmp_path: Path):
     for root in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(DataError, match="hf-finetune download thorsten_emotional"):

@@ -198,8 +198,12 @@ def test_noise_that_is_not_there_is_said(tmp_path):
         with pytest.raises(DataError, match=f"noise_folder: .*{message}"):
             WaveformAugmentation(Options(noise_snr_db=(1, 2), noise_folder=str(folder)), 16000)
     (tmp_path / "a.wav").write_text("no sound")
+    noisy = Options(noise_snr_db=(1.0, 2.0), noise_folder=str(tmp_path))
     with pytest.raises(DataError, match=r"a\.wav: it can't be read as audio"):
-        augment([clip()], keys(1), noise_snr_db=(1.0, 2.0), noise_folder=str(tmp_path))
+        WaveformAugmentation(noisy, 16000)  # not in the middle of the training
+    write(tmp_path / "a.wav", np.ones(2000, np.float32), 22051)
+    with pytest.raises(DataError, match=r"a\.wav: 22,051 Hz can't be resampled to 16,000 Hz"):
+        WaveformAugmentation(noisy, 16000)
 
 
 def test_gain_stays_within_its_decibels():

@@ -21,7 +21,7 @@ from hf_finetune.engines.step import model_inputs
 from hf_finetune.errors import DataError
 from hf_finetune.evaluation.prediction import average_windows
 from hf_finetune.features import kept_features
-from hf_finetune.features.kept_features import KeptClips
+from hf_finetune.features.kept_features import KeptFeatures
 from hf_finetune.models.frozen_part import FrozenPart, PartName, find_part
 
 SPEECH = ("wav2vec2", "wav2vec2_layer", "hubert", "wavlm")
@@ -344,7 +344,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, data, monkeypatch):
 def test_every_bit_comes_back(dtype, tmp_path):
     random = torch.Generator().manual_seed(0)
     parts = [torch.randn(frames, 5, generator=random).to(dtype) for frames in (3, 1, 4)]
-    clips = KeptClips(tmp_path, dtype, 5)
+    clips = KeptFeatures(tmp_path, dtype, 5)
     assert not clips.is_whole()
     clips.write(iter([[(parts[0], 30)], [], [(parts[1], 10), (parts[2], 40)]]))
     assert clips.is_whole()

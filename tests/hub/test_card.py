@@ -101,6 +101,18 @@ def test_what_is_known_of_the_data(record: RunRecord, data, datasets, languages)
     assert (read.datasets, read.language) == (datasets, languages)
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("mnist", "For pictures like those of MNIST: study"),
+        ("image_folder", "For pictures like those it was trained on: study"),
+    ],
+)
+def test_what_it_is_for(record: RunRecord, name: str, told: str):
+    settings = {**record.settings, "data": {"name": name}}
+    assert told in write_card(replace(record, settings=settings), MODEL)
+
+
 def test_a_test_split_that_chose_is_no_test(record: RunRecord):
     assert record.metrics is not None
     card = write_card(replace(record, shared_examples=7), MODEL)
@@ -257,6 +269,72 @@ def test_settings_without_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     }
     hub = {"model": {"checkpoint": "facebook/deit-tiny", "pretrained": True}}
     assert without_paths(hub)["model"]["checkpoint"] == "facebook/deit-tiny"
+
+
+def test_a_run_that_stopped_early_says_so(run: RunDir):
+    assert "stopped early" not in write_card(read_record(run), MODEL)
+    reason = "validation/macro_f1 was no better in 2 evaluations"
+    early = {"step": 7, "epoch": 1.0, "reason": reason}
+    told = f"| stopped early | at epoch 1 (step 7): {reason} |"
+    run.set_status("finished", stopped_early=early)
+    assert told in write_card(read_record(run), MODEL).replace("\\", "")
+    status = run.status
+    del status["stopped_early"]
+    run.write_json("run.json", status)
+    run.write_json("metrics.json", {**run.metrics, "stopped_early": early})
+    assert told in write_card(read_record(run), MODEL).replace("\\", "")
+
+
+def test_a_run_that_was_interrupted_says_so(run: RunDir):
+    assert "| interrupted |" not in write_card(read_record(run), MODEL)
+    sessions = [{"at": "", "step": step, "changed": {}} for step in (0, 5, 99)]
+    run.set_status("finished", resumed=sessions)
+    places = "from the start, then after step 5 (epoch 1), then after step 99"
+    told = f"| interrupted | and went on {places} |"
+    assert told in write_card(read_record(run), MODEL)
+
+
+def test_a_run_from_before_limits_were_kept_has_those_of_its_warnings(run: RunDir):
+    kept = ["test shares 3 of its patient keys with train", "answers change with padding"]
+    outside = [
+        "trackers: comet failed and hears no more of this run (OSError)",
+        "tracking.comet: Comet doesn't answer",
+        "COMET_MODE=offline is a setting of older tutorials",
+        "not pushed: 'me/digits' is refused",
+        "step 7 is not pushed: 'me/digits' is refused",
+    ]
+    status = {name: value for name, value in run.status.items() if name != "limits"}
+    run.write_json("run.json", {**status, "warnings": [kept[0], *outside, kept[1]]})
+    assert read_record(run).limits == tuple(kept)
+    run.write_json("run.json", {**status, "warnings": kept, "limits": []})
+    assert read_record(run).limits == ()
+    run.write_json("run.json", {k: v for k, v in status.items() if k != "warnings"})
+    assert read_record(run).limits == ()
+
+
+def test_no_example_is_named(run: RunDir):
+    with (run.path / "split.csv").open("a", newline="") as file:
+        writer = csv.writer(file)
+        for name in ("cats/anna (1).png", "dogs/anna_2.png", "anna_3.wav", "anna", "5"):
+            writer.writerow((name, "train", name))
+    shared = "test shares 5 of its files with train{}, so its score may flatter the model"
+    seem = "the file names seem to carry a group key{}, and test shares 5 of them with train"
+    assert read_limits(
+        run,
+        shared.format(" (cats/anna (1).png is dogs/anna_2.png)"),
+        seem.format(" (cats/anna (1).png: anna)"),
+        "2 clips are all silence: every sample is 0 (anna_3.wav, …)",
+        "anna_3.wav and its like (two) are odd",
+        "3 rows are odd (anna)",
+        "test lacks annas and 5 (5)",
+    ) == (
+        shared.format(""),
+        seem.format(""),
+        "2 clips are all silence: every sample is 0",
+        "… and its like (two) are odd",
+        "3 rows are odd",
+        "test lacks annas and 5 (5)",
+    )
 
 
 def read_limits(run: RunDir, *texts: str) -> tuple[str, ...]:

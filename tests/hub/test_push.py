@@ -90,14 +90,18 @@ def test_pushing_twice_changes_nothing(hub: WritableHub, run: RunDir):
     assert hub.repositories["me/digits"].messages == ["initial commit", "small/001, as it came out"]
 
 
-def test_other_peoples_files_stay_and_stale_ones_go(hub: WritableHub, run: RunDir):
+def test_other_peoples_files_stay_and_stale_ones_go(hub: WritableHub, run: RunDir, capsys):
     push_run(run.path, "me/digits")
     repository = hub.repositories["me/digits"]
     stale = dict.fromkeys(("model-00001-of-00002.safetensors", "training_args.bin"), b"old")
     kept = dict.fromkeys(("photo.png", "handler.py", "data/notes.txt"), b"mine")
     repository.commit("main", {**hub.files("me/digits"), **stale, **kept}, "by hand")
-    push_run(run.path, "me/digits")
+    assert main(["push", str(run.path), "--repo-id", "me/digits"]) == 0
     assert set(hub.files("me/digits")) == PUSHED | kept.keys()
+    told = "taken out       model-00001-of-00002.safetensors, training_args.bin: of older weights"
+    assert told in capsys.readouterr().out
+    assert main(["push", str(run.path), "--repo-id", "me/digits"]) == 0
+    assert "taken out" not in capsys.readouterr().out
 
 
 def test_a_card_of_ones_own_is_left_alone(hub: WritableHub, run: RunDir, capsys):
@@ -145,6 +149,26 @@ def test_what_passes_is_tried_again(hub: WritableHub, run: RunDir, fault: Fault)
     # Also where the answer was lost: one commit, not two.
     assert len(hub.repositories["me/digits"].messages) == 2
     assert hub.repositories["me/digits"].branches["main"] == pushed.commit
+
+
+def test_of_two_pushes_at_once_each_ends_well(
+    hub: WritableHub, run: RunDir, monkeypatch: pytest.MonkeyPatch
+):
+    push_run(run.path, "me/digits")
+    repository = hub.repositories["me/digits"]
+    files = hub.files("me/digits")
+    repository.commit("main", {**files, "training_args.bin": b"old"}, "by hand")
+    commit = huggingface_hub.HfApi.create_commit
+
+    def be_slower(api: Any, *words: Any, **named: Any) -> Any:
+        if repository.messages[-1] == "by hand":
+            repository.commit("main", {**files, "metrics.json": b"{}"}, "the other push")
+        return commit(api, *words, **named)
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_commit", be_slower)
+    push_run(run.path, "me/digits")
+    assert hub.files("me/digits") == files
+    assert repository.messages[-2:] == ["the other push", "small/001, as it came out"]
 
 
 def test_a_push_that_fails_ends_with_the_command(

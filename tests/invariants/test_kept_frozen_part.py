@@ -166,6 +166,10 @@ def test_it_is_off_where_it_must_be(case, tmp_path, data):
 ON = {
     "feature_encoder": {},
     "backbone": {"model__freeze": "backbone"},
+    "backbone without masks": {
+        "model__freeze": "backbone",
+        "model__config": {"mask_time_prob": 0.0},
+    },
     "all layers heard": {
         "model__freeze": "backbone",
         "model__config": {"use_weighted_layer_sum": True},
@@ -181,7 +185,8 @@ ON = {
 def test_it_is_on_where_the_encoder_stays_frozen(case, tmp_path, data):
     bench = assemble_sounds(configure(tmp_path, **ON[case]), data)
     assert is_kept(bench)
-    assert bench.keeping.frozen_part.name == ("backbone" if case == "backbone" else "front end")
+    part = "backbone" if case.startswith("backbone") else "front end"
+    assert bench.keeping.frozen_part.name == part
 
 
 def test_adapters_leave_the_encoder_as_it_is(tmp_path, data):

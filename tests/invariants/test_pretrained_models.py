@@ -295,6 +295,8 @@ def test_the_command_line_trains_scores_and_uses_a_pretrained_model(
     assert late.warnings[-1] == (
         "model.unfreeze_at_epoch is 2, and the run has 2 epochs: what is frozen stays so"
     )
+    short = assemble(load_config(path, ["model.unfreeze_at_epoch=1", "train.max_steps=1"]))
+    assert "unfreeze_at_epoch is 1, and the run has 0." in short.warnings[-1]
     assert main(["evaluate", str(run_path), "--format", "json"]) == 0
     scored = json.loads(capsys.readouterr().out)
     assert scored["accuracy"] == metrics[1]["test"]["accuracy"]

@@ -224,6 +224,14 @@ def test_a_missing_file_is_named(saved, name):
         load_classifier(saved)
 
 
+def test_what_a_killed_save_left_is_removed(tmp_path):
+    for name in (".model.77.partial", ".model.best.77.partial", ".model.77", ".models.7.partial"):
+        (tmp_path / name).mkdir()
+    save_classifier(cnn(), tmp_path / "model")
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == [".model.77", ".model.best.77.partial", ".models.7.partial", "model"]
+
+
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(ModelError, match="there is no such folder"):
         load_classifier(tmp_path / "nothing")
@@ -313,6 +321,19 @@ def test_a_state_dict_file_is_loaded(tmp_path, ending):
         torch.save(source.model.state_dict(), file)
     load_state_dict_file(target, file)
     assert same(tensors(target), tensors(source))
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.module.", "net."])
+def test_a_state_dict_of_a_wrapped_model_is_loaded(tmp_path, wrapper):
+    source, target = trained(cnn()), cnn()
+    weights = {f"{wrapper}{name}": value for name, value in source.model.state_dict().items()}
+    torch.save(weights, tmp_path / "model.pt")
+    load_state_dict_file(target, tmp_path / "model.pt")
+    assert same(tensors(target), tensors(source))
+    weights["other"] = torch.zeros(1)  # then it is no wrapped model's
+    torch.save(weights, tmp_path / "model.pt")
+    with pytest.raises(ModelError, match="is missing in the file"):
+        load_state_dict_file(target, tmp_path / "model.pt")
 
 
 @pytest.mark.parametrize("damage", DAMAGE)

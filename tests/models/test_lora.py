@@ -83,6 +83,22 @@ def test_layers_that_are_not_there_are_named(deit: Path):
         build(deit, target_modules=("query",))
 
 
+def test_the_head_gets_no_adapters(tmp_path: Path):
+    """It is new, and trained as a whole; beside frozen random weights it could learn little."""
+    pytest.importorskip("peft")
+    folder = write_checkpoint(tmp_path, "resnet")
+    with pytest.raises(ModelError, match=r"no linear layer of .* is called '1'\. It has: none"):
+        build(folder, target_modules=("1",))
+    swin = build(write_checkpoint(tmp_path / "swin", "swin"), target_modules=("fc1", "q_proj"))
+    trained = {name for name, p in swin.model.named_parameters() if p.requires_grad}
+    assert {name for name in trained if "lora" not in name} == {
+        "classifier.weight",
+        "classifier.bias",
+    }
+    adapted = {name.partition(".lora_")[0].rpartition(".")[2] for name in trained if "lora" in name}
+    assert adapted == {"fc1", "q_proj"}
+
+
 def test_adapters_that_would_do_nothing_are_refused(tmp_path: Path):
     """WavLM multiplies with these layers' weights, and never calls the layers."""
     pytest.importorskip("peft")

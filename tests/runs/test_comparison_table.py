@@ -174,6 +174,22 @@ def test_every_seed_is_seen_after_one_evaluation(tmp_path: Path, panels: Panels)
     assert [text.get_text() for text in axes[1].texts] == ["1 corrupt_mnist_sample/001-002"]
 
 
+def test_seeds_that_share_no_step_have_no_mean(tmp_path: Path, panels: Panels):
+    runs = [
+        write_run(tmp_path, Scored([accuracy - 0.1, accuracy], accuracy, {"seed": seed}))
+        for seed, accuracy in enumerate((0.5, 0.7))
+    ]
+    history = runs[1].path / "history.jsonl"
+    records = [json.loads(line) for line in history.read_text().splitlines()]
+    moved = [json.dumps({**record, "step": record["step"] + 5}) for record in records]
+    history.write_text("\n".join(moved))
+    axes, told = panels(tmp_path)
+    lines = [(*line.get_xdata(), *line.get_ydata()) for line in axes[1].lines]
+    assert lines == [(10, 20, 0.4, 0.5), (15, 25, pytest.approx(0.6), 0.7)]
+    assert told.endswith("no mean of row 1: not all seeds were scored at any one step")
+    assert len(axes[1].texts) == 1
+
+
 def test_long_curves_have_no_markers_and_single_runs_need_no_words(tmp_path: Path, panels: Panels):
     write_run(tmp_path, Scored([0.01 * step for step in range(1, 14)], 0.5))
     axes, told = panels(tmp_path)

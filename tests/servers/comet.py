@@ -76,6 +76,7 @@ class CometServer(ThreadingHTTPServer):
         workspaces: Workspaces that there are; empty takes any.
         is_down: Cuts every connection.
         is_silent: Takes every connection, and never answers.
+        refused: Status by request, such as `batch/logger/experiment/metric`, that is not obeyed.
         portal: Status and page that stand in place of every answer, as a network's sign-in does.
         requests: Path and body of each request.
         queries: What stood after the path, of each.
@@ -91,6 +92,7 @@ class CometServer(ThreadingHTTPServer):
         self.workspaces: set[str] = set()
         self.is_down = False
         self.is_silent = False
+        self.refused: dict[str, int] = {}
         self.portal: tuple[int, bytes] | None = None
         self.closing = threading.Event()
         self.requests: list[tuple[str, bytes]] = []
@@ -147,6 +149,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.queries.append(unquote_plus(url.query))
         verb = url.path.removeprefix("/clientlib/").removeprefix("/api/rest/v2/")
         query = dict(parse_qsl(url.query))
+        if verb in self.server.refused:
+            self._answer(
+                {"msg": f"not for {' '.join(self.server.keys)}"}, self.server.refused[verb]
+            )
+            return
         if verb.endswith("/upload"):
             self._keep_asset(verb, query, body)
             self._answer({"msg": "ok"})

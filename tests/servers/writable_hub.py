@@ -234,6 +234,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _commit(self, repo_id: str, branch: str, lines: list[dict[str, Any]]) -> dict[str, Any]:
         repository = self.server.repositories[repo_id]
+        parent = lines[0]["value"].get("parentCommit")
+        if parent is not None and parent != repository.branches.get(branch):
+            raise _RefusalError(412, message="A commit has happened since. Please refresh.")
         files = dict(repository.files(branch) or {})
         for line in lines:
             value = line["value"]

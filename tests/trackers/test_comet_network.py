@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,20 @@ def test_a_process_ends_soon_after_a_run_whose_network_swallowed_everything(
     _check_nothing_is_lost(run, server)
 
 
+def test_what_comet_does_not_take_online_is_said_and_can_be_sent_again(
+    tracked: Callable[..., Any], server: CometServer
+):
+    server.refused["batch/logger/experiment/metric"] = 400
+    run = finetune(tracked({"max_steps": 2, "engine": "loop"}), quiet=True).run
+    (warning,) = run.status["warnings"]
+    assert "tracking.comet: Comet took the run, but not " in warning
+    assert warning.endswith(f"hf-finetune comet upload {run.path}")
+    assert only(server).metrics == []
+    server.refused.clear()
+    upload_run(run.path)
+    assert logged(only(server).metrics) == in_history(run)
+
+
 @pytest.mark.parametrize("status", [200, 407, 502])
 def test_only_what_comet_answers_counts_as_comet(status: int, server: CometServer):
     assert find_obstacle() is None
@@ -146,6 +161,9 @@ def test_a_wrong_key_is_not_shown_but_its_place_is(
     shown = capfd.readouterr()
     assert wrong not in shown.out + shown.err
     assert not [p for p in run.path.rglob("*") if p.is_file() and wrong.encode() in p.read_bytes()]
+    (archive,) = (run.path / "comet").glob("*.zip")
+    with zipfile.ZipFile(archive) as packed:
+        assert not [name for name in packed.namelist() if wrong.encode() in packed.read(name)]
     assert archived_others(run)["run_status"] == "finished"
 
 
@@ -166,6 +184,21 @@ def test_the_key_in_comets_own_file_is_found(
     assert find_key() == KEY
     file.unlink()
     assert find_key() is None
+
+
+def test_workspace_and_project_of_comets_own_file_are_followed(
+    tracked: Callable[..., Any],
+    server: CometServer,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+):
+    file = tmp_path / "comet.config"
+    file.write_text("[comet]\nworkspace = ours\nproject_name = theirs\n")
+    monkeypatch.setenv("COMET_CONFIG", str(file))
+    run = finetune(tracked({"max_steps": 1, "engine": "loop"}, examples=0), quiet=True).run
+    assert only(server).project == ("theirs", "ours")
+    state = run.read_json("comet.json")
+    assert (state["workspace"], state["project"]) == ("ours", "theirs")
 
 
 def test_a_key_in_the_environment_is_stripped(monkeypatch: pytest.MonkeyPatch):

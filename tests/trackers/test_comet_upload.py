@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comet_records import Crash, in_history, logged, only
+from comet_records import KEY, Crash, in_history, logged, only
 from servers.comet import CometServer
 
 from hf_finetune.cli import main
@@ -97,6 +98,12 @@ def test_an_archive_is_sent_by_itself_or_as_its_run(
     assert recorded.read_json("comet.json")["url"] is None  # the run doesn't know of it
     assert _upload(archive) == 0
     assert recorded.read_json("comet.json")["url"].endswith(only_key(server))
+    packed = archive.read_bytes()
+    content = packed.index(b"messages.json") + 60  # within the first bytes of that file's content
+    damaged = packed[:content] + bytes(200) + packed[content + 200 :]
+    (tmp_path / "alone.zip").write_bytes(damaged)
+    with pytest.raises(UserError, match=r"alone.zip: the archive is damaged. Delete it, and name"):
+        upload_run(tmp_path / "alone.zip")
     (tmp_path / "alone.zip").write_bytes(b"PK")
     with pytest.raises(UserError, match=r"alone.zip: is no whole archive"):
         upload_run(tmp_path / "alone.zip")
@@ -116,6 +123,45 @@ def test_a_damaged_state_names_its_file_and_the_cure(content: str, reason: str, 
     with pytest.raises(UserError, match=r"comet.json: damaged, .* Move the file away") as error:
         read_state(tmp_path)
     assert reason in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("verb", "told"),
+    [
+        ("batch/logger/experiment/metric", "Failed to send metrics batch message, got 400"),
+        # comet_ml tries a file several times, with waits between.
+        pytest.param("asset/upload", "asset", marks=pytest.mark.slow),
+        ("write/experiment/log-other", "Error sending log other messages, got 400"),
+    ],
+)
+def test_what_comet_did_not_take_is_said_and_sent_again(
+    verb: str, told: str, recorded: RunDir, server: CometServer, capsys
+):
+    server.refused[verb] = 400
+    assert _upload(recorded.path) == 2
+    printed = capsys.readouterr()
+    assert "sent to Comet" not in printed.out
+    (line,) = printed.err.splitlines()
+    assert re.search(r"Comet took the run, but not [\d,]+ parts? of it \(", line)
+    assert told in line
+    assert KEY not in line
+    assert "Give the same command again" in line
+    server.refused.clear()
+    assert _upload(recorded.path) == 0
+    assert "sent to Comet as experiment" in capsys.readouterr().out
+    assert {*in_history(recorded)} == {*logged(only(server).metrics)}
+    assert "nothing to send" not in printed.out
+    assert _upload(recorded.path) == 0
+    assert "nothing to send" in capsys.readouterr().out
+
+
+def test_a_run_goes_where_it_was_recorded_for(
+    recorded: RunDir, server: CometServer, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("COMET_PROJECT_NAME", "of-today")
+    monkeypatch.setenv("COMET_WORKSPACE", "ours")
+    upload_run(recorded.path)
+    assert only(server).project == ("hf-finetune", "ours")  # no workspace was said then
 
 
 def test_without_its_state_the_whole_run_is_sent_again(recorded: RunDir, server: CometServer):

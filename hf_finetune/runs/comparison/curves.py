@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Points = list[tuple[float, float]]
+_LOSS = "validation/loss"
 
 # Okabe & Ito's palette, told apart by colour-blind readers; more than these can't be.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -32,8 +33,9 @@ def draw_comparison(comparison: Comparison, path: Path) -> None:
     """Draws validation loss and the sorting metric of all rows by step.
 
     The best six rows have a colour and their name at the line's end, the others are grey. Of
-    several seeds the thick line is the mean where all were evaluated, a thin one each run; the
-    picture says so, and where the loss isn't the same function in all rows.
+    several seeds the thick line is the mean at the steps where all were evaluated, a thin one each
+    run; without such a step there are thin ones alone. The picture says so, and where the loss
+    isn't the same function in all rows.
 
     Args:
         comparison: What to draw.
@@ -47,7 +49,7 @@ def draw_comparison(comparison: Comparison, path: Path) -> None:
     from hf_finetune.runs.plots import DOTS_PER_INCH, save_figure
 
     metric = comparison.metrics[0]
-    names = ["validation/loss", f"validation/{'accuracy' if metric == 'loss' else metric}"]
+    names = [_LOSS, f"validation/{'accuracy' if metric == 'loss' else metric}"]
     if not any(_read_points(run.history, name) for name in names for run in _runs(comparison)):
         raise UserError("--plot: none of these runs has a curve of its validation.")
     figure = Figure(figsize=(12, 4.8), dpi=DOTS_PER_INCH, layout="constrained")
@@ -75,6 +77,10 @@ def _explain(rows: Sequence[Row]) -> str:
     told = []
     if any(len(row.runs) > 1 for row in rows):
         told.append("thick and large: mean of a row's seeds; thin and small: each seed")
+    apart = [str(number) for number, row in enumerate(rows, 1) if not _shares_steps(row)]
+    if apart:
+        rows_apart = f"row{'s' * (len(apart) > 1)} {', '.join(apart)}"
+        told.append(f"no mean of {rows_apart}: not all seeds were scored at any one step")
     if len(rows) > len(_COLORS):
         told.append(f"grey: row {len(_COLORS) + 1} and those after it")
     return "; ".join(told)
@@ -91,10 +97,12 @@ def _draw(axes: Axes, rows: Sequence[Row], name: str) -> None:
         for points in curves if len(curves) > 1 else ():
             _draw_line(axes, points, color=color, linewidth=0.8, alpha=0.5, markersize=2.5)
         mean = _average(curves)
-        _draw_line(axes, mean, color=color, linewidth=2, markersize=4)
+        if mean:
+            _draw_line(axes, mean, color=color, linewidth=2, markersize=4)
         if number < len(_COLORS):
             label = f"{number + 1} {shorten_middle(row.label, LONGEST_LABEL)}"
-            ends.append((*mean[-1], label, color))
+            last = [curve[-1][1] for curve in ([mean] if mean else curves)]
+            ends.append((statistics.fmean(last), label, color))
     axes.set_xlim(left=0)
     _write_labels(axes, ends)
     axes.set_xlabel("optimiser step", fontsize=11)
@@ -113,19 +121,24 @@ def _read_points(history: Sequence[Record], name: str) -> Points:
 
 
 def _average(curves: Sequence[Points]) -> Points:
-    """The mean at the steps that all curves share; of one curve, itself."""
+    """The mean at the steps that all curves share, if there are any; of one curve, itself."""
     values = [dict(points) for points in curves]
     shared = [step for step, _ in curves[0] if all(step in other for other in values)]
-    mean = [(step, statistics.fmean(other[step] for other in values)) for step in shared]
-    return mean or list(curves[0])
+    return [(step, statistics.fmean(other[step] for other in values)) for step in shared]
 
 
-def _write_labels(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
+def _shares_steps(row: Row) -> bool:
+    """Whether the runs of a row, as far as they have curves, were all evaluated after one step."""
+    curves = [points for run in row.runs if (points := _read_points(run.history, _LOSS))]
+    return not curves or bool(_average(curves))
+
+
+def _write_labels(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
     """Writes each line's name in its colour right of the panel, level with its end or nearly so."""
     low, high = axes.get_ylim()
-    ordered = sorted(ends, key=lambda end: end[1])
-    heights = _spread_out([(value - low) / (high - low) for _, value, _, _ in ordered])
-    for (_, _, label, color), height in zip(ordered, heights, strict=True):
+    ordered = sorted(ends, key=lambda end: end[0])
+    heights = _spread_out([(value - low) / (high - low) for value, _, _ in ordered])
+    for (_, label, color), height in zip(ordered, heights, strict=True):
         axes.text(
             1.02,
             height,

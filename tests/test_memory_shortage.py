@@ -1,0 +1,35 @@
+"""Too little memory is one line with what to do, and other errors keep their traceback."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hf_finetune.cli import main
+from hf_finetune.memory_shortage import describe_shortage
+
+
+def test_torchs_own_errors_are_known():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**50)
+    line = describe_shortage(caught.value)
+    assert line is not None
+    assert line.startswith("out of memory: there is no room for another 4,194,304.00 GiB. Take sm")
+    assert "train.per_device_train_batch_size" in line
+    assert "\n" not in line
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**40, 2**40)
+    assert describe_shortage(caught.value) is not None
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee more")
+    line = describe_shortage(error) or ""
+    assert line.startswith("out of memory: there is no room for another 2.00 GiB. Take smaller")
+    assert (describe_shortage(MemoryError()) or "").startswith("out of memory. Take smaller")
+    assert describe_shortage(RuntimeError("shapes differ")) is None
+
+
+def test_the_command_line_says_it_in_one_line(capsys: pytest.CaptureFixture[str]):
+    words = ["summary", "--config", "configs/corrupt_mnist_sample.yaml"]
+    model = "model={name: mlp, hidden_sizes: [99999999999]}"
+    assert main([*words, model, "features.augmentation={}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("out of memory: ")
