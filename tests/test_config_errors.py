@@ -218,8 +218,8 @@ def test_keys_of_a_misspelt_kind_are_checked_as_of_the_meant_one() -> None:
         ),
         (
             "compute: {num_threads: 0}",
-            "compute.num_threads: must be 'auto' or a whole number greater than 0, "
-            "got 0 (a whole number).",
+            "compute.num_threads: must be 'auto' or a whole number greater than 0 and of at most "
+            "1024, got 0 (a whole number).",
         ),
         (
             "loss: {class_weights: {zero: 1, one: -1}}",

@@ -354,7 +354,7 @@ def test_ctrl_c_leaves_what_came(server: FileServer, tmp_path: Path):
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=20)
-    assert process.returncode == 130
+    assert process.returncode == 130, errors
     assert errors.strip() == "stopped; the same command goes on from there"
     assert (tmp_path / f"{name}.part").stat().st_size == size // 2
 
