@@ -115,7 +115,7 @@ def settle_keeping(
 
     name = find_frozen_part(classifier, config.model)
     if name is None:
-        return None
+        return _settle_unknown(config, classifier)
     frozen_part = FrozenPart(classifier, name, compute.precision)
     why_not = _find_hindrance(config, data, compute, "clip", frozen_part.bytes_per_second)
     if why_not:
@@ -134,13 +134,23 @@ def _settle_images(
     )
 
     if not has_frozen_backbone(classifier, config.model):
-        return None
+        return _settle_unknown(config, classifier)
     backbone = FrozenBackbone(classifier, compute.precision)
     why_not = _find_hindrance(config, data, compute, "image", backbone.bytes_per_image)
     if why_not:
         return Keeping(None, f"backbone, computed in every step: {why_not}")
     accept_ready_images(classifier.model)
     return Keeping(backbone, example="an image")
+
+
+def _settle_unknown(config: RunConfig, classifier: Classifier) -> Keeping | None:
+    """Says so where a frozen backbone is of a kind whose work can't be kept."""
+    from hf_finetune.models.frozen_part import trains_head_alone
+
+    if not trains_head_alone(classifier, config.model):
+        return None
+    kind = type(classifier.model).__name__
+    return Keeping(None, f"backbone, computed in every step: that of {kind} can't be kept")
 
 
 def _find_hindrance(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from hf_finetune.models.anatomy import head_names
 from hf_finetune.models.freezing import choose_frozen, find_unreached
 
 if TYPE_CHECKING:
@@ -198,6 +199,22 @@ def never_moves(part: nn.Module, classifier: Classifier, options: ModelOptions) 
 
     When it would thaw, and what adapters would do to it, is not asked here.
     """
+    inner = {id(parameter) for parameter in part.parameters()}
+    moving = _moving(classifier, options)
+    return not any(
+        id(p) in inner for name, p in classifier.model.named_parameters() if name in moving
+    )
+
+
+def trains_head_alone(classifier: Classifier, options: ModelOptions) -> bool:
+    """Whether no training of these options ever moves anything but the head, whatever the model."""
+    if any(getattr(options, name, None) is not None for name in ("unfreeze_at_epoch", "lora")):
+        return False
+    return _moving(classifier, options) <= head_names(classifier.model)
+
+
+def _moving(classifier: Classifier, options: ModelOptions) -> frozenset[str]:
+    """Names of the parameters that are trained from the start."""
     model, freezing = classifier.model, classifier.freezing
     frozen = (
         choose_frozen(model, getattr(options, "freeze", "none"))
@@ -205,9 +222,5 @@ def never_moves(part: nn.Module, classifier: Classifier, options: ModelOptions) 
         else freezing.names
     )
     unmoved = frozen | set(find_unreached(model))
-    inner = {id(parameter) for parameter in part.parameters()}
-    return all(
-        name in unmoved or not parameter.requires_grad
-        for name, parameter in model.named_parameters()
-        if id(parameter) in inner
-    )
+    trained = (name for name, parameter in model.named_parameters() if parameter.requires_grad)
+    return frozenset(trained) - unmoved

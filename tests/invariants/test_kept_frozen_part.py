@@ -152,6 +152,16 @@ WHY = {
 }
 
 
+@pytest.mark.parametrize("name", ["ast", "whisper"])
+def test_where_it_cannot_be_kept_the_plan_says_so(name: str, tmp_path: Path, data: LoadedData):
+    frozen = configure(tmp_path, name, model__freeze="backbone")
+    bench = assemble_sounds(frozen, data)
+    assert not is_kept(bench)
+    assert "backbone, computed in every step: that of" in bench.keeping.describe()
+    thaws = configure(tmp_path, name, model__freeze="backbone", model__unfreeze_at_epoch=1)
+    assert assemble_sounds(thaws, data).keeping is None
+
+
 @pytest.mark.parametrize("case", OFF)
 def test_it_is_off_where_it_must_be(case, tmp_path, data):
     bench = assemble_sounds(configure(tmp_path, **OFF[case]), data)
