@@ -89,7 +89,7 @@ class Shell:
     def enter(self, *words: str) -> str:
         """What a command prints."""
         process = self.start(*words)
-        printed, errors = process.communicate(timeout=120)
+        printed, errors = process.communicate(timeout=240)
         assert process.returncode == 0, errors[-3000:]
         return printed
 
@@ -104,12 +104,12 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
 
 def stop_in_training(process: subprocess.Popen[str], run: RunDir) -> str:
     """Ctrl-C once there is a checkpoint; the command that the run then asks for."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while not list(run.checkpoints.glob("step-*")) and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.1)  # on into the next epoch
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the launcher hears it, too
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=240)
     told = re.search("stopped; go on with: (.+)", errors)
     assert told is not None, errors[-3000:]
     return told[1]

@@ -31,6 +31,7 @@ SUFFIXES = (
 # Named, since Pillow would also try formats that call other programs.
 _FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "GIF", "WEBP")
 _TRANSPARENT_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
+_PORTION_BYTES = 32 * 2**20  # a batch needs several times that while it is made
 
 
 class ImageFile(TypedDict):
@@ -69,6 +70,35 @@ def read_images(files: Sequence[ImageFile], num_threads: int) -> list[np.ndarray
         num_bytes = 0
     with quiet_pillow():
         return read_files(read, files, num_bytes, num_threads)
+
+
+def read_portions(files: Sequence[ImageFile], num_threads: int) -> Iterator[list[np.ndarray]]:
+    """The same as `read_images`, a portion at a time: photographs of many megapixels add up.
+
+    Args:
+        files: The files.
+        num_threads: As `read_images` takes it.
+
+    Yields:
+        Images that follow each other, all where they are small; else about `_PORTION_BYTES` of
+        them, or one for each thread where that is more.
+
+    Raises:
+        DataError: As `read_images`.
+    """
+    images: list[np.ndarray] = []
+    start, count = 0, num_threads
+    while start < len(files):
+        images += read_images(files[start : start + count], num_threads)
+        start += count
+        sizes = [image.nbytes for image in images]
+        # Doubled at most: what follows a few small images may be large.
+        count = min(len(images), (_PORTION_BYTES - sum(sizes)) // max(sizes))
+        if count < num_threads:
+            yield images
+            images, count = [], num_threads
+    if images:
+        yield images
 
 
 def _count_bytes(file: ImageFile) -> int:

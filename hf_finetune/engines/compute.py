@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import random
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -58,6 +59,7 @@ class Compute:
         from accelerate import Accelerator, DistributedDataParallelKwargs
         from accelerate.state import AcceleratorState
 
+        spare_lookups()
         # The state is shared by the whole process and refuses a second precision: start it anew.
         AcceleratorState._reset_state()
         return Accelerator(
@@ -68,6 +70,19 @@ class Compute:
                 DistributedDataParallelKwargs(find_unused_parameters=may_skip_parameters)
             ],
         )
+
+
+def spare_lookups() -> None:
+    """Lets accelerate look for an optional optimiser's package once, not on disk in every step.
+
+    Its `AcceleratedOptimizer.step` asks twice whether LOMO is installed, which took as long as the
+    optimiser's own step of a small network. Both engines call this before they start.
+    """
+    from accelerate import optimizer
+
+    asked = getattr(optimizer, "is_lomo_available", None)
+    if asked is not None and not hasattr(asked, "cache_info"):
+        optimizer.is_lomo_available = cache(asked)
 
 
 def settle_compute(options: ComputeOptions, prefers_channels_last: bool = False) -> Compute:
@@ -91,9 +106,6 @@ def settle_compute(options: ComputeOptions, prefers_channels_last: bool = False)
     channels_last = {"channels_last": True, "contiguous": False}.get(
         options.memory_format, fast_format
     )
-    # oneDNN keeps what it compiled for the last 1024 shapes: with clips of ever new lengths that
-    # came to more than a gigabyte, and to no speed. Read when it first computes something.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
     # What a launcher's own settings would decide behind the plan's back, the plan decides.
     os.environ["ACCELERATE_MIXED_PRECISION"] = _mixed_precision(precision)
     os.environ.pop("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", None)

@@ -13,6 +13,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_callback import PrinterCallback
 
 from hf_finetune.engines.batches import start_epoch
+from hf_finetune.engines.compute import spare_lookups
 from hf_finetune.engines.job import TrainingJob
 from hf_finetune.engines.optimization import learning_rates
 from hf_finetune.engines.progress import Progress
@@ -47,6 +48,7 @@ class StepTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
 
     def __init__(self, job: TrainingJob, folder: str) -> None:
         self.job = job
+        spare_lookups()
         super().__init__(
             model=job.model,
             args=_training_arguments(job, folder),

@@ -7,72 +7,29 @@ processor can be shipped together and answer as they did in training.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL.Image import Resampling
 from torch import Tensor
 from torch.nn.functional import pad
 
-from hf_finetune.data.image_files import read_images
+from hf_finetune.data.image_files import read_portions
 from hf_finetune.errors import DataError, ModelError
 from hf_finetune.features import AugmentationOptions, FeatureOptions
 from hf_finetune.features.augmentation import augment, changes_images
 from hf_finetune.features.color import to_grey
 from hf_finetune.features.draws import Keys
+from hf_finetune.features.image_settings import ImageSettings, read_settings
 from hf_finetune.features.mixing import mix
-from hf_finetune.features.resizing import FILTERS, resize
+from hf_finetune.features.resizing import resize
 from hf_finetune.features.reused_memory import ReusedMemory
 
 _BLOCK_PIXELS = 4 * 224 * 224
 _MOST_LEVELS_APART = 2.0  # torchvision's resize and Pillow's differ by about one level
-
-
-@dataclass(frozen=True)
-class ImageSettings:
-    """What a processor does to an image, in this order.
-
-    Attributes:
-        size: (height, width) to resize to; or the shortest edge, the aspect ratio kept; or None.
-        resample: One of `resizing.FILTERS`.
-        crop_size: (height, width) to cut from the middle, with black around smaller images.
-        num_channels: 1 or 3; None leaves images as they are.
-        scale: Factor of each channel of uint8 pixels; one number serves all channels.
-        float_scale: The same for float pixels, 1.0 being the level 255 where levels are rescaled.
-        offset: What is then added.
-    """
-
-    size: tuple[int, int] | int | None
-    resample: int
-    crop_size: tuple[int, int] | None
-    num_channels: int | None
-    scale: tuple[float, ...]
-    float_scale: tuple[float, ...]
-    offset: tuple[float, ...]
-
-
-def read_settings(processor: Any) -> ImageSettings:
-    """Reads a Hugging Face image processor.
-
-    Raises:
-        ModelError: It asks for a size, filter, channels or normalisation that isn't known here.
-    """
-    num_channels = _read_channels(processor)
-    size, crop_size = _read_sizes(processor)
-    scale, float_scale, offset = _read_normalisation(processor, num_channels)
-    return ImageSettings(
-        size=size,
-        resample=_read_filter(processor),
-        crop_size=crop_size,
-        num_channels=num_channels,
-        scale=scale,
-        float_scale=float_scale,
-        offset=offset,
-    )
 
 
 class ImageCollator:
@@ -127,34 +84,48 @@ class ImageCollator:
 
     def _pixel_values(self, raw_batch: dict[str, Any]) -> Tensor:
         images = raw_batch["image"]
-        if isinstance(images, list) and isinstance(images[0], dict):
-            images = read_images(images, torch.get_num_threads())
         if not isinstance(images, list | tuple):
             images = _as_tensor(images)
             if not _is_image(images[0]):
                 raise _unknown_kind(images[0], range(len(images)), raw_batch)
             return self._process(images, self._keys(raw_batch, np.arange(len(images))))
-        images = [_as_tensor(image) for image in images]
-        wrong = [position for position, image in enumerate(images) if not _is_image(image)]
-        if wrong:
-            raise _unknown_kind(images[wrong[0]], wrong, raw_batch)
-        groups: dict[Any, list[int]] = {}
-        for position, image in enumerate(images):
-            groups.setdefault((image.shape, image.dtype), []).append(position)
-        results = [
-            self._process(
-                torch.stack([images[position] for position in positions]),
-                self._keys(raw_batch, np.array(positions)),
-            )
-            for positions in groups.values()
-        ]
+        portions: Iterable[Sequence[Any]] = [images]
+        if isinstance(images[0], dict):
+            portions = read_portions(images, torch.get_num_threads())
+        results: list[tuple[list[int], Tensor]] = []
+        first = 0
+        for portion in portions:
+            results += self._process_alike(portion, first, raw_batch)
+            first += len(portion)
         if len(results) == 1:
-            return results[0]
-        _check_equal_sizes(results, list(groups.values()), raw_batch)
-        pixel_values = torch.empty(len(images), *results[0].shape[1:])
-        for positions, result in zip(groups.values(), results, strict=True):
+            return results[0][1]
+        _check_equal_sizes(results, raw_batch)
+        pixel_values = torch.empty(len(images), *results[0][1].shape[1:])
+        for positions, result in results:
             pixel_values[positions] = result
         return pixel_values
+
+    def _process_alike(
+        self, images: Sequence[Any], first: int, raw_batch: dict[str, Any]
+    ) -> list[tuple[list[int], Tensor]]:
+        """Positions in the batch and pixel values, of images of one shape and type at a time."""
+        tensors = {first + place: _as_tensor(image) for place, image in enumerate(images)}
+        wrong = [position for position, image in tensors.items() if not _is_image(image)]
+        if wrong:
+            raise _unknown_kind(tensors[wrong[0]], wrong, raw_batch)
+        alike: dict[Any, list[int]] = {}
+        for position, image in tensors.items():
+            alike.setdefault((image.shape, image.dtype), []).append(position)
+        return [
+            (
+                positions,
+                self._process(
+                    torch.stack([tensors[position] for position in positions]),
+                    self._keys(raw_batch, np.array(positions)),
+                ),
+            )
+            for positions in alike.values()
+        ]
 
     def _keys(
         self, raw_batch: dict[str, Any], positions: NDArray[np.intp]
@@ -194,12 +165,8 @@ def _finish(
     pixels: Tensor, whole_levels: bool, settings: ImageSettings, memory: ReusedMemory
 ) -> Tensor:
     """Resizes, cuts and normalises pixels `[B, C, H, W]`, in their own memory where it fits."""
-    scale = torch.tensor(settings.scale if whole_levels else settings.float_scale)[:, None, None]
-    offset = torch.tensor(settings.offset)[:, None, None]
+    scale, offset = _normalisation(settings, whole_levels)
     channels = settings.num_channels or pixels.shape[1]
-    if bool(((scale == scale[0]) & (offset == offset[0])).all()):
-        # One channel is enough until the model reads three: less than half the time.
-        scale, offset = scale[:1], offset[:1]
     size, (height, width) = _sizes_between(pixels, settings)
     made = max(pixels.shape[1], len(scale))
     if pixels.shape[1] == made and pixels.shape[-2:] == size == (height, width):
@@ -213,6 +180,19 @@ def _finish(
         cropped = _center_crop(resized, height, width)
         torch.mul(cropped, scale, out=finished).add_(offset)
     return result.expand(-1, channels, -1, -1)
+
+
+@lru_cache(maxsize=32)
+def _normalisation(settings: ImageSettings, whole_levels: bool) -> tuple[Tensor, Tensor]:
+    """What pixels are multiplied by, and what is then added: `[C, 1, 1]`, or `[1, 1, 1]` for all.
+
+    One channel is enough until the model reads three: less than half the time.
+    """
+    scale = torch.tensor(settings.scale if whole_levels else settings.float_scale)[:, None, None]
+    offset = torch.tensor(settings.offset)[:, None, None]
+    if bool(((scale == scale[0]) & (offset == offset[0])).all()):
+        return scale[:1], offset[:1]
+    return scale, offset
 
 
 def _sizes_between(
@@ -249,84 +229,6 @@ def _center_crop(pixels: Tensor, height: int, width: int) -> Tensor:
     if not any((left, right, top, bottom)):
         return pixels  # pad would copy them
     return pad(pixels, (left, right, top, bottom))
-
-
-def _read_sizes(processor: Any) -> tuple[tuple[int, int] | int | None, tuple[int, int] | None]:
-    """(size, crop_size) as `ImageSettings` has them."""
-    size: tuple[int, int] | int | None = None
-    crop_size: tuple[int, int] | None = None
-    if getattr(processor, "do_resize", False):
-        edges = dict(getattr(processor, "size", None) or {})
-        one = set(edges) == {"shortest_edge"}
-        size = int(edges["shortest_edge"]) if one else _sides(edges, "size")
-    if getattr(processor, "do_center_crop", False):
-        crop_size = _sides(processor.crop_size, "crop_size")
-    crop_ratio = getattr(processor, "crop_pct", None)
-    if crop_ratio and isinstance(size, int):
-        # ConvNeXt's and ResNet's processors: below 384 pixels enlarge, then cut; above squeeze.
-        if size < 384 or crop_size:
-            return int(size / crop_ratio), crop_size or (size, size)
-        return (size, size), None
-    return size, crop_size
-
-
-def _sides(size: Any, name: str) -> tuple[int, int]:
-    sides = dict(size or {})
-    if set(sides) != {"height", "width"}:
-        raise ModelError(
-            f"processor.{name}: got {sides}. Allowed: height and width, or (for the size) "
-            "shortest_edge alone. Set one of these in the model's preprocessor_config.json."
-        )
-    return int(sides["height"]), int(sides["width"])
-
-
-def _read_filter(processor: Any) -> int:
-    resample = getattr(processor, "resample", None)
-    resample = Resampling.BILINEAR if resample is None else resample
-    if resample not in FILTERS:
-        names = ", ".join(f"{filter_.value} ({filter_.name.lower()})" for filter_ in FILTERS)
-        raise ModelError(
-            f"processor.resample: unknown filter {resample!r}. Allowed: {names}. "
-            "Set one of these in the model's preprocessor_config.json."
-        )
-    return int(resample)
-
-
-def _read_channels(processor: Any) -> int | None:
-    mean: Any = getattr(processor, "image_mean", None)
-    num_channels = getattr(processor, "num_channels", None)
-    if num_channels is None:
-        num_channels = len(mean) if np.ndim(mean) else None
-    if num_channels not in (None, 1, 3):
-        raise ModelError(
-            f"processor: takes images of {num_channels} channels. Allowed: 1 or 3. "
-            "Choose another model, or set image_mean and image_std of 1 or 3 numbers."
-        )
-    return num_channels
-
-
-def _read_normalisation(
-    processor: Any, num_channels: int | None
-) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
-    """(scale, float_scale, offset) as `ImageSettings` has them."""
-    factor, float_factor = 1.0, 1.0
-    if getattr(processor, "do_rescale", False):
-        factor, float_factor = processor.rescale_factor, 255 * processor.rescale_factor
-    mean, std = np.zeros(1), np.ones(1)
-    if getattr(processor, "do_normalize", False):
-        mean = np.atleast_1d(np.asarray(processor.image_mean, dtype=np.float64))
-        std = np.atleast_1d(np.asarray(processor.image_std, dtype=np.float64))
-    sizes_fit = len(mean) in (1, num_channels) and len(std) in (1, num_channels)
-    if not (sizes_fit and np.isfinite(mean).all() and np.isfinite(std).all() and std.all()):
-        raise ModelError(
-            f"processor.image_mean, image_std: can't normalise by {mean.tolist()} and "
-            f"{std.tolist()}. Allowed: one number for all channels or one for each of "
-            f"{num_channels or 'them'}; standard deviations above 0. Set these in the model's "
-            "preprocessor_config.json."
-        )
-    numbers = np.broadcast_arrays(factor / std, float_factor / std, -mean / std)
-    scale, float_scale, offset = (tuple(array.tolist()) for array in numbers)
-    return scale, float_scale, offset
 
 
 def _check_agreement(processor: Any, settings: ImageSettings) -> None:
@@ -371,16 +273,15 @@ def _unknown_kind(image: Tensor, wrong: Sequence[int], raw_batch: dict[str, Any]
     )
 
 
-def _check_equal_sizes(
-    results: list[Tensor], groups: list[list[int]], raw_batch: dict[str, Any]
-) -> None:
-    for positions, result in zip(groups, results, strict=True):
-        if result.shape[1:] != results[0].shape[1:]:
+def _check_equal_sizes(results: list[tuple[list[int], Tensor]], raw_batch: dict[str, Any]) -> None:
+    first_positions, first = results[0]
+    for positions, result in results:
+        if result.shape[1:] != first.shape[1:]:
             raise DataError(
                 f"image of {_names(positions, raw_batch)}: [channel, height, width] is "
-                f"{list(result.shape[1:])} after processing, but {list(results[0].shape[1:])} for "
-                f"{_names(groups[0], raw_batch)}. A batch takes one size. Set model.image_size, "
-                "or choose a processor that resizes or crops to one size."
+                f"{list(result.shape[1:])} after processing, but {list(first.shape[1:])} for "
+                f"{_names(first_positions, raw_batch)}. A batch takes one size. Set "
+                "model.image_size, or choose a processor that resizes or crops to one size."
             )
 
 

@@ -12,7 +12,13 @@ import pytest
 from PIL import Image
 
 from hf_finetune.data import file_threads, image_files
-from hf_finetune.data.image_files import describe_pixels, quiet_pillow, read_image, read_images
+from hf_finetune.data.image_files import (
+    describe_pixels,
+    quiet_pillow,
+    read_image,
+    read_images,
+    read_portions,
+)
 from hf_finetune.errors import DataError
 
 COLOR = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -203,6 +209,28 @@ def test_threads_keep_the_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for threads in (1, 3):
         with pytest.raises(DataError, match=r"7\.png: there is no such file"):
             read_images(files, threads)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_large_images_come_in_portions(
+    threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    # Six small ones, and then some of which two fill a portion, and one that is larger than it.
+    sides = [*[4] * 6, *[40] * 5, 64, *[4] * 3]
+    files: Any = []
+    for number, side in enumerate(sides):
+        path = tmp_path / f"{number}.png"
+        Image.fromarray(np.full((side, side), number, np.uint8)).save(path)
+        files.append({"path": str(path), "color": "grey", "background": "white"})
+
+    def portions() -> list[list[int]]:
+        return [[image[0, 0] for image in part] for part in read_portions(files, threads)]
+
+    assert portions() == [list(range(len(sides)))]
+    monkeypatch.setattr(image_files, "_PORTION_BYTES", 2 * 40 * 40 + 100)
+    # As many again as were read, where they are likely to fit: 64 × 64 comes as a surprise.
+    assert portions() == [[*range(8)], [8, 9], [10, 11], [12, 13, 14]]
+    assert list(read_portions([], threads)) == []
 
 
 def test_pillows_remarks_stay_off_the_terminal(tmp_path: Path):

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from hf_finetune.data import image_files
 from hf_finetune.errors import DataError, ModelError
 from hf_finetune.features import AugmentationOptions, FeatureOptions, collator_for
 
@@ -207,6 +208,34 @@ def test_unequal_images_are_put_back_in_order():
         for n, image in enumerate(images):
             alone = collate(processor, raw([image], first=7 + n), options, training=True)
             assert torch.equal(alone["pixel_values"][0], together["pixel_values"][n])
+
+
+def test_large_files_are_read_in_portions(tmp_path, monkeypatch):
+    files = []
+    for number, shape in enumerate(
+        [(20, 30), (28, 28, 3), (20, 30), (20, 30), (28, 28, 3), (9, 9)]
+    ):
+        path = tmp_path / f"{number}.png"
+        Image.fromarray(pictures(*shape, seed=number)).save(path)
+        files.append({"path": str(path), "color": "as_is", "background": "white"})
+    processor = colour(do_resize=True, size={"height": 16, "width": 16}, resample=2)
+    together = collate(processor, raw(files), AUGMENTED, training=True)
+    monkeypatch.setattr(image_files, "_PORTION_BYTES", 1)
+    read = []
+    one_by_one = image_files.read_images
+    monkeypatch.setattr(
+        image_files, "read_images", lambda part, _: read.append(len(part)) or one_by_one(part, 1)
+    )
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    in_portions = collate(processor, raw(files), AUGMENTED, training=True)
+    assert read == [2, 2, 2]
+    assert torch.equal(together["pixel_values"], in_portions["pixel_values"])
+    unequal = settings(image_mean=[0.1, 0.2, 0.3], image_std=[0.5, 0.4, 0.2])
+    with pytest.raises(DataError, match=r"1\.png: .*28, 28.*20, 30.* for .*0\.png"):
+        collate(unequal, raw(files))
+    files[4]["path"] += "x"
+    with pytest.raises(DataError, match=r"4\.pngx: there is no such file"):
+        collate(processor, raw(files))
 
 
 def test_a_list_of_equal_images_is_one_batch():
