@@ -8,10 +8,14 @@ import sys
 
 import pytest
 import torch
+from accelerate import optimizer as accelerate_optimizer
+from small_jobs import make_job, run
 
 from hf_finetune.engines.compute import Compute, seed_everything, settle_compute
 from hf_finetune.engines.options import ComputeOptions
 from hf_finetune.errors import UserError
+from hf_finetune.models import DataDescription, build_model
+from hf_finetune.models.mlp import Options
 
 
 def test_auto_uses_every_core_under_accelerate():
@@ -67,6 +71,19 @@ with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         command, env=environment, capture_output=True, text=True, check=True
     ).stdout.split()
     assert int(answer[1]) - int(answer[0]) < 45  # megabytes; 23 now, and 65 by oneDNN's own default
+
+
+@pytest.mark.parametrize("engine", ["loop", "trainer"])
+def test_accelerate_asks_for_lomo_once(engine: str, monkeypatch: pytest.MonkeyPatch):
+    asked = []
+    monkeypatch.setattr(
+        accelerate_optimizer, "is_lomo_available", lambda: bool(asked.append(engine))
+    )
+    images = DataDescription(("no", "yes"), 4, 4, 1, (0.5,), (0.2,))
+    batch = {"pixel_values": torch.rand(4, 1, 4, 4), "labels": torch.tensor([0, 1, 1, 0])}
+    job = make_job(build_model(Options(), images), {**batch, "index": torch.arange(4)})
+    assert run(engine, job).step == 4
+    assert asked == [engine]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
