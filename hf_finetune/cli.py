@@ -15,6 +15,7 @@ from hf_finetune import __version__
 from hf_finetune.errors import UserError
 from hf_finetune.memory_shortage import describe_shortage
 from hf_finetune.verbs import (
+    SHORT_FORMS,
     checks,
     comet,
     compare,
@@ -25,7 +26,6 @@ from hf_finetune.verbs import (
     splits,
     train,
 )
-from hf_finetune.verbs.train import SHORT_FORMS
 
 _IN_ORDER = (train, splits, predict, compare, data, checks, push, push_data, comet)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,11 @@ os.environ.setdefault("COMET_DISABLE_AUTO_LOGGING", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # As the command line does: threads that wait by spinning slow everything else on the machine down.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+# In the background of a script Ctrl-C is ignored, and every process would inherit that: some tests
+# press it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Mends a torchaudio of another build before transformers meets it, whichever test file is run.
 import hf_finetune  # noqa: F401

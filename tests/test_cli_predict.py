@@ -207,7 +207,8 @@ def test_a_name_that_is_no_utf8_is_printed(
 ):
     file = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")
     Path(file).write_bytes(Path(digits[0]).read_bytes())
-    for extra in ([], ["--format", "csv"], ["--mc-dropout", "2"]):
+    drawn = ["--mc-dropout", "2"]
+    for extra in ([], ["--format", "csv"], drawn, [*drawn, "--format", "csv"]):
         terminal = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")  # as strict as a pipe is
         monkeypatch.setattr(sys, "stdout", terminal)
         assert main(["predict", trained, file, *extra]) == 0

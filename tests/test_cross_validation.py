@@ -152,7 +152,7 @@ def test_the_command_line_runs_it(
     path = tmp_path / "small.yaml"
     path.write_text(dump_config(make_config(**settings())))
     words = ["cross-validate", "--config", str(path), "--quiet"]
-    assert main([*words, "--num-folds", "2", "data.split.group_by=none", "seed=7"]) == 0
+    assert main([*words, "--num-folds", "2", "data.split.group_by=none", "--seed", "7"]) == 0
     assert capsys.readouterr().out == ""
     summary = json.loads((tmp_path / "runs/small/folds-001-002.json").read_text())
     assert [fold["title"] for fold in summary["folds"]] == ["fold 1 of 2", "fold 2 of 2"]

@@ -46,6 +46,7 @@ def test_the_launcher_changes_no_bit(make_config: Callable[..., Any], tmp_path: 
     assert compute[0]["num_threads"] == len(os.sched_getaffinity(0))
 
 
+@pytest.mark.slow
 def test_python_gives_the_same_bits(make_config: Callable[..., Any], tmp_path: Path):
     from hf_finetune import finetune
 
@@ -59,7 +60,8 @@ def test_python_gives_the_same_bits(make_config: Callable[..., Any], tmp_path: P
     assert all(bool((again[name] == value).all()) for name, value in first.items())
 
 
-@pytest.mark.parametrize("engine", ["trainer", pytest.param("loop", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["trainer", "loop"])
 def test_two_processes_agree_with_one(engine: str, make_config: Callable[..., Any], tmp_path: Path):
     """Batches of 10 on each of two processes are batches of 20 on one; 100 rows, no tail."""
     settings = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -33,3 +35,29 @@ def test_the_command_line_says_it_in_one_line(capsys: pytest.CaptureFixture[str]
     assert main([*words, model, "features.augmentation={}"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("out of memory: ")
+
+
+PLUGIN = """
+from typing import Literal
+from hf_finetune.data import DataOptions
+class Options(DataOptions):
+    name: Literal["vast"] = "vast"
+    bits: int
+def load(options):
+    if options.bits:
+        bytearray(2**options.bits)
+    raise RuntimeError("shapes differ")
+"""
+
+
+def test_pythons_own_error_is_a_line_too_and_other_errors_are_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "vast.py").write_text(PLUGIN)
+    path = tmp_path / "x.yaml"
+    path.write_text(f"plugins: [{tmp_path}/vast.py]\nmodel: {{name: cnn}}\ndata: {{name: vast}}")
+    assert main(["inspect", "--config", str(path), "data.bits=62"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("out of memory. Take smaller batches")
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        main(["inspect", "--config", str(path), "data.bits=0"])

@@ -163,6 +163,7 @@ def test_names_of_plugins_are_advised(stripes: Path):
         ("mine.txt", "", "must be a Python file called like a name"),
         ("my-data.py", "", "must be a Python file called like a name"),
         ("mine.py", "x = 1\ndef load(:\n", "mine.py:2: not valid Python: invalid syntax"),
+        ("mine.py", "# coding: klingon\n", "mine.py: not valid Python: unknown encoding"),
         ("mine.py", "x = 1\ny = x / 0\n", "mine.py:2: fails when it is loaded: ZeroDivisionError"),
         ("mine.py", "import no_such_thing\n", "mine.py:1: fails when it is loaded: ModuleNotFound"),
         ("mine.py", "import sys\nsys.exit(3)\n", "mine.py:2: fails when it is loaded: SystemExit"),

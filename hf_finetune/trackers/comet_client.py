@@ -124,7 +124,7 @@ class Losses(logging.Handler):
         told: A line for each.
     """
 
-    def __init__(self, strangers: frozenset[int] = frozenset()) -> None:
+    def __init__(self, strangers: frozenset[threading.Thread] = frozenset()) -> None:
         super().__init__(logging.WARNING)
         self.strangers = strangers
         self.told: list[str] = []
@@ -133,7 +133,7 @@ class Losses(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Keeps errors, and what the sender of archives only warns of: a message it can't read."""
         is_loss = record.levelno >= logging.ERROR or record.name == "comet_ml.offline"
-        if is_loss and record.thread not in self.strangers:
+        if is_loss and threading.current_thread() not in self.strangers:
             text = hide_home(remove_secrets(record.getMessage())).strip()
             text = text.replace(self._key, "<removed>") if self._key else text
             self.told.append(text.partition("\n")[0][:_LONGEST])
@@ -147,8 +147,9 @@ class Losses(logging.Handler):
 @contextmanager
 def alone_hearing_losses() -> Iterator[Losses]:
     """Hears what goes missing, and keeps comet_ml's own reports of it off the console."""
-    there = {thread.ident or 0 for thread in threading.enumerate()} - {threading.get_ident()}
-    logger, losses = logging.getLogger("comet_ml"), Losses(frozenset(there))
+    # Not by their numbers: a new thread may have that of one that has ended.
+    there = frozenset(threading.enumerate()) - {threading.current_thread()}
+    logger, losses = logging.getLogger("comet_ml"), Losses(there)
     level, handlers = logger.level, logger.handlers[:]
     logger.setLevel(logging.WARNING)
     # A file that the user wants it written to hears all the same.

@@ -15,6 +15,14 @@ if TYPE_CHECKING:
 
 Verbs = argparse._SubParsersAction  # what add_subparsers gives; it has no public name
 OVERRIDE_HELP = "settings to change, such as train.learning_rate=1e-3"
+# What is set most often.
+SHORT_FORMS = {
+    "--lr": "train.learning_rate",
+    "--batch-size": "train.per_device_train_batch_size",
+    "--epochs": "train.num_train_epochs",
+    "--engine": "train.engine",
+    "--seed": "seed",
+}
 
 
 def add_verb(
@@ -41,6 +49,12 @@ def add_config(parser: argparse.ArgumentParser, required: bool = True) -> None:
     parser.add_argument("--config", required=required, metavar="FILE", help="YAML configuration")
     parser.set_defaults(overrides=[])
     parser.epilog = f"key=value: {OVERRIDE_HELP}"
+
+
+def add_short_forms(parser: argparse.ArgumentParser) -> None:
+    """The flags that are short for a setting."""
+    for flag, key in SHORT_FORMS.items():
+        parser.add_argument(flag, dest=key, metavar="VALUE", help=f"short for {key}=VALUE")
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 
 from hf_finetune.stopping import stoppable
-from hf_finetune.verbs import Verbs, add_config, add_verb, read_config
+from hf_finetune.verbs import Verbs, add_config, add_short_forms, add_verb, read_config
 
 
 def add(verbs: Verbs[argparse.ArgumentParser]) -> None:
     """Adds `cross-validate` and `audit`."""
     folds = add_verb(verbs, "cross-validate", _cross_validate, "train once a fold, and sum up")
     add_config(folds)
+    add_short_forms(folds)
     folds.add_argument("--num-folds", type=int, metavar="K", help="deal the rows out into K folds")
     folds.add_argument(
         "--leave-one-out", metavar="COLUMN", help="each group of a column is the test split once"

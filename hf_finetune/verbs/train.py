@@ -6,16 +6,7 @@ import argparse
 
 from hf_finetune.errors import UserError
 from hf_finetune.stopping import stoppable
-from hf_finetune.verbs import Verbs, add_config, add_verb, read_config
-
-# The short forms of what is set most often.
-SHORT_FORMS = {
-    "--lr": "train.learning_rate",
-    "--batch-size": "train.per_device_train_batch_size",
-    "--epochs": "train.num_train_epochs",
-    "--engine": "train.engine",
-    "--seed": "seed",
-}
+from hf_finetune.verbs import Verbs, add_config, add_short_forms, add_verb, read_config
 
 RESUME_HELP = (
     "go on with a run that was cut off; hub.*, trackers, tracking.* and data.root may be set anew"
@@ -26,8 +17,7 @@ def add(verbs: Verbs[argparse.ArgumentParser]) -> None:
     """Adds `train`."""
     train = add_verb(verbs, "train", _train, "train what a configuration names, and test it once")
     add_config(train, required=False)
-    for flag, key in SHORT_FORMS.items():
-        train.add_argument(flag, dest=key, metavar="VALUE", help=f"short for {key}=VALUE")
+    add_short_forms(train)
     train.add_argument("--resume", metavar="RUN", help=RESUME_HELP)
     train.add_argument("--repeat-seeds", type=int, metavar="N", help="N runs, seeds in a row")
     train.add_argument("--print-config", action="store_true", help="print every setting and stop")

@@ -79,7 +79,8 @@ def write_and_read(session: Session) -> None:
     session.push("again", "--repo-id", repo, "--license", "mit", "--language", "en")
     session.see("commits", len(pushed.commits))
     by_hand = dict.fromkeys(("data/old-00000-of-00001.parquet", "data/train-mine.parquet"), b"own")
-    earlier = {"data/train-00001-of-00002.parquet": b"of an earlier push"}
+    names = (f"data/{name}-00001-of-00002.parquet" for name in ("test", "train", "validation"))
+    earlier = dict.fromkeys(names, b"of an earlier push")
     pushed.commit("main", {**hub.files(repo), **by_hand, **earlier}, "by hand")
     hub.faults.append(Fault("POST", "/commit/main$", 503))
     session.push("smaller", "--repo-id", repo, "data.max_train_examples=9")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from itertools import count
 from pathlib import Path
-from threading import current_thread
+from threading import Barrier, current_thread, main_thread
 from typing import Any
 
 import numpy as np
@@ -190,10 +191,16 @@ def test_a_truncated_file_is_named(name: str, tmp_path: Path):
 
 def test_threads_keep_the_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(file_threads, "_LARGE_BYTES", 1)
-    names = set()
-    monkeypatch.setattr(
-        image_files, "read_image", lambda *a: names.add(current_thread().name) or read_image(*a)
-    )
+    names: set[str] = set()
+    calls, meeting = count(), Barrier(2)
+
+    def read_in_company(*file: Any) -> np.ndarray:
+        names.add(current_thread().name)
+        if current_thread() is not main_thread() and next(calls) < 2:
+            meeting.wait(timeout=30)  # else the first thread may have read all before a second runs
+        return read_image(*file)
+
+    monkeypatch.setattr(image_files, "read_image", read_in_company)
     files: Any = []
     for level in range(30):
         path = tmp_path / f"{level}.png"

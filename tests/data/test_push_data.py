@@ -304,7 +304,8 @@ def test_pushing_again_changes_what_has_changed(session: dict[str, Any]):
 
 def test_a_push_replaces_what_a_push_wrote_and_nothing_else(session: dict[str, Any]):
     said = session["smaller"][1].splitlines()
-    assert "taken out there, of an earlier push: data/train-00001-of-00002.parquet" in said
+    earlier = [f"data/{name}-00001-of-00002.parquet" for name in ("test", "train", "validation")]
+    assert f"taken out there, of an earlier push: {', '.join(earlier)}" in said
     by_hand = ["data/old-00000-of-00001.parquet", "data/train-mine.parquet"]
     assert f"left there, and no part of the data set: {', '.join(by_hand)}" in said
     assert session["files of smaller"] == sorted([*session["files"], *by_hand])

@@ -337,6 +337,16 @@ def test_no_example_is_named(run: RunDir):
     )
 
 
+def test_names_within_names_and_words_within_words_are_told_apart(run: RunDir):
+    with (run.path / "split.csv").open("a", newline="") as file:
+        for name in ("b-1", "b-1-anna", "it"):
+            csv.writer(file).writerow((name, "train", name))
+    assert read_limits(run, "b-1-anna is odd", "a sub-b-12 split (a with of 3)") == (
+        "… is odd",
+        "a sub-b-12 split (a with of 3)",
+    )
+
+
 def read_limits(run: RunDir, *texts: str) -> tuple[str, ...]:
     run.set_status("finished", limits=texts)
     return read_record(run).limits

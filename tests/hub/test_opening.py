@@ -66,6 +66,7 @@ def write_clips(root: Path) -> Path:
     return root / "low/3.wav"
 
 
+@pytest.mark.slow
 def test_the_snippets_run_where_this_package_is_not(
     hub: WritableHub, run: RunDir, make_tree: Any, tmp_path: Path
 ):

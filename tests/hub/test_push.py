@@ -118,6 +118,15 @@ def test_a_card_of_ones_own_is_left_alone(hub: WritableHub, run: RunDir, capsys)
         assert ("text of your own" in capsys.readouterr().out) == is_kept
 
 
+def test_options_that_another_version_wrote_stop_no_push(hub: WritableHub, run: RunDir):
+    path = run.path / "config.yaml"
+    tree = yaml.safe_load(path.read_text())
+    tree["hub"] |= {"repo_id": "me/digits", "private": False, "of_another_version": 1}
+    path.write_text(yaml.safe_dump(tree))
+    assert push_run(run.path).repo_id == "me/digits"
+    assert not hub.repositories["me/digits"].private
+
+
 def test_a_branch(hub: WritableHub, run: RunDir):
     pushed = push_run(run.path, "me/digits", revision="trial", private=False)
     assert not hub.repositories["me/digits"].private

@@ -240,6 +240,7 @@ def run_python(code: str, *arguments: object, **environment: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 def test_the_code_can_go_with_the_weights(tmp_path, monkeypatch):
     classifier = small()
     for owner, auto_class in (

@@ -162,6 +162,7 @@ print(type(extractor).__name__, type(extractor).__module__.split(".")[0])
 """
 
 
+@pytest.mark.slow
 def test_its_code_can_go_with_the_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(LogMelFeatureExtractor, "_auto_class", None)  # forgotten after the test
     LogMelFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")

@@ -190,6 +190,14 @@ def test_seeds_that_share_no_step_have_no_mean(tmp_path: Path, panels: Panels):
     assert len(axes[1].texts) == 1
 
 
+def test_a_row_without_a_curve_has_no_words_on_its_mean(tmp_path: Path, panels: Panels):
+    write_run(tmp_path, Scored([0.5], 0.5, {"name": "one"}))
+    write_run(tmp_path, Scored([], None, {"name": "other", "model__dropout": 0.25}, "stopped"))
+    axes, told = panels(tmp_path)
+    assert len(axes[1].texts) == 1
+    assert told == ""
+
+
 def test_long_curves_have_no_markers_and_single_runs_need_no_words(tmp_path: Path, panels: Panels):
     write_run(tmp_path, Scored([0.01 * step for step in range(1, 14)], 0.5))
     axes, told = panels(tmp_path)

@@ -117,6 +117,23 @@ def test_what_comet_does_not_take_online_is_said_and_can_be_sent_again(
     assert logged(only(server).metrics) == in_history(run)
 
 
+def test_what_a_later_session_lost_is_sent_with_all_before(
+    tracked: Callable[..., Any], server: CometServer
+):
+    config = tracked({"max_steps": 1, "engine": "loop"}, examples=0)
+    run = finetune(config, quiet=True).run
+    num_records = run.read_json("comet.json")["num_records"]
+    server.refused["write/experiment/log-other"] = 400
+    warnings: list[str] = []
+    session = comet_session.open_session(run.path, config.tracking.comet, warnings.append)
+    assert session is not None
+    session.experiment.log_other("note", "of a resumed run")
+    session.close(num_records)
+    assert "Comet took the run, but not " in warnings[0]
+    server.refused.clear()
+    assert "sent to Comet" in upload_run(run.path)
+
+
 @pytest.mark.parametrize("status", [200, 407, 502])
 def test_only_what_comet_answers_counts_as_comet(status: int, server: CometServer):
     assert find_obstacle() is None

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import re
 import shlex
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from hf_finetune.cli import main
 from hf_finetune.errors import UserError
 from hf_finetune.finetuning import finetune
 from hf_finetune.runs.run_dir import RunDir, load_unfinished_run
+from hf_finetune.trackers.comet_client import alone_hearing_losses, import_comet, only_errors
 from hf_finetune.trackers.comet_session import how_to_send
 from hf_finetune.trackers.comet_state import read_state
 from hf_finetune.trackers.comet_upload import upload_run
@@ -83,6 +87,12 @@ def test_a_run_that_fails_stops_no_other(
     assert broken.startswith(f"{damaged}/comet.json: damaged, or written by another version (")
 
 
+def _damage(archive: Path) -> None:
+    packed = archive.read_bytes()
+    content = packed.index(b"messages.json") + 60  # within the first bytes of that file's content
+    archive.write_bytes(packed[:content] + bytes(200) + packed[content + 200 :])
+
+
 def only_key(server: CometServer) -> str:
     (key,) = server.experiments
     return key
@@ -98,15 +108,26 @@ def test_an_archive_is_sent_by_itself_or_as_its_run(
     assert recorded.read_json("comet.json")["url"] is None  # the run doesn't know of it
     assert _upload(archive) == 0
     assert recorded.read_json("comet.json")["url"].endswith(only_key(server))
-    packed = archive.read_bytes()
-    content = packed.index(b"messages.json") + 60  # within the first bytes of that file's content
-    damaged = packed[:content] + bytes(200) + packed[content + 200 :]
-    (tmp_path / "alone.zip").write_bytes(damaged)
+    _damage(tmp_path / "alone.zip")
     with pytest.raises(UserError, match=r"alone.zip: the archive is damaged. Delete it, and name"):
         upload_run(tmp_path / "alone.zip")
     (tmp_path / "alone.zip").write_bytes(b"PK")
     with pytest.raises(UserError, match=r"alone.zip: is no whole archive"):
         upload_run(tmp_path / "alone.zip")
+
+
+def test_a_damaged_archive_of_a_run_is_not_sent_but_made_anew(
+    recorded: RunDir, server: CometServer, capsys: pytest.CaptureFixture[str]
+):
+    (archive,) = (recorded.path / "comet").glob("*.zip")
+    _damage(archive)
+    assert _upload(recorded.path) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{archive}: the archive is damaged. Delete it")
+    assert not server.experiments
+    archive.unlink()
+    assert _upload(recorded.path) == 0
+    assert logged(only(server).metrics) == in_history(recorded)
 
 
 @pytest.mark.parametrize(
@@ -162,6 +183,57 @@ def test_a_run_goes_where_it_was_recorded_for(
     monkeypatch.setenv("COMET_WORKSPACE", "ours")
     upload_run(recorded.path)
     assert only(server).project == ("hf-finetune", "ours")  # no workspace was said then
+
+
+def test_a_workspace_that_was_named_then_counts_more_than_that_of_today(
+    tracked: Callable[..., Any], server: CometServer, monkeypatch: pytest.MonkeyPatch
+):
+    settings = {"mode": "offline", "examples": 0, "workspace": "mine", "project": "digits"}
+    run = finetune(tracked({**BRIEF, "max_steps": 1}, **settings), quiet=True).run
+    monkeypatch.setenv("COMET_WORKSPACE", "ours")
+    upload_run(run.path)
+    assert only(server).project == ("digits", "mine")
+
+
+def test_of_a_sending_its_own_losses_are_heard_and_the_console_is_spared(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setenv("COMET_API_KEY", "sh0rt")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    import_comet()
+    logger = logging.getLogger("comet_ml")
+    console, file = logging.StreamHandler(io.StringIO()), logging.FileHandler(tmp_path / "log")
+    monkeypatch.setattr(logger, "handlers", [console, file])
+    monkeypatch.setattr(logger, "propagate", False)
+    may_fail = threading.Event()
+
+    def fail_late() -> None:
+        may_fail.wait()
+        logger.error("of a run before")
+
+    earlier = threading.Thread(target=fail_late)
+    earlier.start()
+    with only_errors(), alone_hearing_losses() as losses:
+        logger.error("%s/x.png is refused for sh0rt\nand a traceback", tmp_path)
+        logging.getLogger("comet_ml.offline").warning("can't read a message")
+        logger.warning("a remark")
+        may_fail.set()
+        earlier.join()
+        own = threading.Thread(target=logger.error, args=("from its own thread." + 300 * "x",))
+        own.start()
+        own.join()
+    logger.error("after it")
+    file.close()
+    first, *others, long = losses.told
+    assert first == "~/x.png is refused for <removed>"
+    assert others == ["can't read a message"]
+    assert long.startswith("from its own thread")
+    assert len(long) == 200
+    assert losses.describe() == f"not 3 parts of it ({first})"
+    assert console.stream.getvalue() == "after it\n"
+    kept = (tmp_path / "log").read_text()
+    assert "can't read a message" in kept
+    assert "of a run before" in kept
 
 
 def test_without_its_state_the_whole_run_is_sent_again(recorded: RunDir, server: CometServer):
