@@ -265,9 +265,18 @@ def test_keys_that_the_split_does_not_hold_together_are_looked_at(
 ):
     config = write_voices(tmp_path / "clips")
     assert main(["audit", "--config", str(config)]) == 0
+    told = "2 of the 2 take keys in test are in train, too (t0, t1); the split doesn't hold"
     text = words_of(capsys.readouterr().out)
-    assert "2 of the 2 take keys in test are in train, too (t0, t1); the split doesn't hold" in text
+    assert told in text
     assert "voice keys" not in text
+    for path in sorted((tmp_path / "clips").glob("*.wav")):
+        kind, _, name = path.name.partition("_")
+        path.parent.joinpath(kind).mkdir(exist_ok=True)
+        path.rename(path.parent / kind / name)
+    pattern = "name_pattern: '{label}_", "group_pattern: '"
+    config.write_text(config.read_text().replace(*pattern))
+    assert main(["audit", "--config", str(config)]) == 0
+    assert told in words_of(capsys.readouterr().out)
 
 
 def test_a_clip_with_two_labels_is_not_sound(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -304,6 +313,25 @@ def test_of_long_clips_the_beginning_is_compared(
     near, copies = look()
     assert pair in near
     assert copies == []
+
+
+def test_clips_are_looked_through_block_by_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    config = write_voices(tmp_path / "clips")
+    for number in range(2):
+        copy = tmp_path / f"clips/{('low', 'high')[number]}_v{5 - number}_t7.wav"
+        soundfile.write(copy, say(number), RATE_HZ)
+    answers = []
+    for rows in (256, 5):
+        monkeypatch.setattr(hf_finetune.data.audit, "_BLOCK_ROWS", rows)
+        main(["audit", "--config", str(config), "--json"])
+        answers.append(json.loads(capsys.readouterr().out))
+    assert {tuple(sorted(one["ids"])) for one in answers[0]["copies"]} == {
+        ("low_v0_t0.wav", "low_v5_t7.wav"),
+        ("high_v0_t0.wav", "high_v4_t7.wav"),
+    }
+    assert answers[0] == answers[1]
 
 
 @pytest.mark.slow

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 import pytest
+import soundfile
 from pictures import draw, save
 from tables_of_files import IMAGES, NAMES, flac, image_columns, load, pixels_of, texts, write_set
 
@@ -84,6 +86,7 @@ def test_bad_rows_stop_the_run_or_are_left_out(tmp_path: Path):
     data = load(root, group_columns=["person"], on_bad_example="skip")
     assert data.warnings[0].startswith("7 bad examples left out")
     assert "train/10: the same image is dog here and owl in train/11" in data.skipped[5]
+    assert [one.ids for one in data.contradictions] == [("train/10", "train/11")]
     left = {
         int(name.split("/")[1]) for split in data.splits.values() for name in texts(split, "id")
     }
@@ -102,6 +105,17 @@ def test_bad_clips_are_named_by_their_row(tmp_path: Path):
     root = write_set(tmp_path / "clips", {"train": columns}, AUDIO)
     with pytest.raises(DataError, match=r"1 bad example: train/40: it can't be read as audio"):
         load(root, label_column="emotion")
+
+
+def test_clips_beyond_full_scale_are_a_warning(tmp_path: Path):
+    file = io.BytesIO()
+    soundfile.write(file, np.full(900, 3000.0), 8000, format="WAV", subtype="FLOAT")
+    columns = {
+        "audio": [*(flac(number) for number in range(39)), {"bytes": file.getvalue(), "path": None}],
+        "emotion": ["sad", "glad"] * 20,
+    }
+    data = load(write_set(tmp_path / "clips", {"train": columns}, AUDIO), label_column="emotion")
+    assert "1 clip lies beyond full scale, up to 3,000 times (train/39)" in " ".join(data.warnings)
 
 
 # Choices

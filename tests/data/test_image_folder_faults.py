@@ -115,6 +115,7 @@ def test_bad_files_stop_the_run_or_are_left_out(name: str, pets: Path):
     assert [text.split(": ")[0] for text in data.skipped] == bad
     assert data.skipped[0].startswith(f"{bad[0]}: {reason}")
     assert f"{len(bad)} bad example" in " ".join(data.warnings)
+    assert [one.ids for one in data.contradictions] == [tuple(bad)] * (name == "two classes")
     gone = {"folder name": {name for name in before if name.startswith("cat")}, "name": {ONE}}
     assert ids(data) == before - gone.get(name, set(bad))
 
