@@ -111,17 +111,31 @@ def settle_keeping(
         return None
     if "image" in data.splits["train"].column_names:
         return _settle_images(config, data, classifier, compute)
-    from hf_finetune.models.frozen_part import FrozenPart, accept_ready_features, find_frozen_part
+    frozen_part = _find_part(config, classifier, compute)
+    if frozen_part is None:
+        return _settle_unknown(config, classifier)
+    num_bytes = sum(frozen_part.count_bytes(clip_seconds(split)) for split in data.splits.values())
+    why_not = _find_hindrance(config, data, compute, "clip", num_bytes)
+    if why_not:
+        return Keeping(None, f"{frozen_part.name}, computed in every step: {why_not}")
+    frozen_part.accept_ready(classifier.model)
+    return Keeping(frozen_part)
+
+
+def _find_part(config: RunConfig, classifier: Classifier, compute: Compute) -> FrozenPart | None:
+    """What of a model for sound stays frozen, as large as can be."""
+    from hf_finetune.models.frozen_part import FrozenPart, find_frozen_part
+    from hf_finetune.models.frozen_spectrograms import (
+        FrozenSpectrogramBackbone,
+        has_frozen_spectrogram_backbone,
+    )
 
     name = find_frozen_part(classifier, config.model)
-    if name is None:
-        return _settle_unknown(config, classifier)
-    frozen_part = FrozenPart(classifier, name, compute.precision)
-    why_not = _find_hindrance(config, data, compute, "clip", frozen_part.bytes_per_second)
-    if why_not:
-        return Keeping(None, f"{name}, computed in every step: {why_not}")
-    accept_ready_features(classifier.model, name)
-    return Keeping(frozen_part)
+    if name is not None:
+        return FrozenPart(classifier, name, compute.precision)
+    if has_frozen_spectrogram_backbone(classifier, config.model):
+        return FrozenSpectrogramBackbone(classifier, compute.precision)
+    return None
 
 
 def _settle_images(
@@ -136,7 +150,8 @@ def _settle_images(
     if not has_frozen_backbone(classifier, config.model):
         return _settle_unknown(config, classifier)
     backbone = FrozenBackbone(classifier, compute.precision)
-    why_not = _find_hindrance(config, data, compute, "image", backbone.bytes_per_image)
+    num_bytes = float(sum(map(len, data.splits.values()))) * backbone.bytes_per_image
+    why_not = _find_hindrance(config, data, compute, "image", num_bytes)
     if why_not:
         return Keeping(None, f"backbone, computed in every step: {why_not}")
     accept_ready_images(classifier.model)
@@ -163,22 +178,20 @@ def _find_hindrance(
         data: Its data.
         compute: Knows the number of processes.
         example: What the examples are: clip or image.
-        num_bytes: To keep of an image, or of a second of sound.
+        num_bytes: To keep of all examples.
     """
     if _changes_examples(config, example):
         return f"the augmentation changes the {example}s in every epoch"
     if _count_epochs(config, len(data.splits["train"]), compute.num_processes) <= 1:
         return f"the run sees each {example} only once"
-    total = float(sum(map(len, data.splits.values())))
     if example == "clip":
         seconds, most = clip_seconds(data.splits["train"]), config.features.audio.max_seconds
         if most is not None and (seconds > most).mean() > _MOST_CUT:
             return "most training clips are cut at random (features.audio.max_seconds)"
-        total = sum(float(clip_seconds(split).sum()) for split in data.splits.values())
     free = shutil.disk_usage(_nearest_folder(cache_folder())).free
-    if total * num_bytes > _MOST_OF_DISK * free:
+    if num_bytes > _MOST_OF_DISK * free:
         return (
-            f"it would take {total * num_bytes / 1e9:,.1f} GB, and there are {free / 1e9:,.1f} GB "
+            f"it would take {num_bytes / 1e9:,.1f} GB, and there are {free / 1e9:,.1f} GB "
             f"left in {cache_folder()} (HF_FINETUNE_CACHE names another folder)"
         )
     return ""
@@ -187,7 +200,8 @@ def _find_hindrance(
 def _changes_examples(config: RunConfig, example: str) -> bool:
     """Whether a training example goes into the model otherwise from epoch to epoch."""
     if example == "clip":
-        return config.features.audio.augmentation.waveform_augmented
+        augmentation = config.features.audio.augmentation
+        return augmentation.waveform_augmented or augmentation.masks_spectrograms
     from hf_finetune.features.augmentation import changes_images
 
     return changes_images(config.features.augmentation)

@@ -202,6 +202,22 @@ def test_files_come_to_the_model_as_in_training(
         assert (pixels - trained_on[file]).abs().max() < 1.01 * level, file
 
 
+def test_transparent_pictures_lie_on_what_the_model_is_used_to(
+    trained: str, digits: list[str], tmp_path: Path
+):
+    with Image.open(digits[0]) as digit:
+        Image.merge("LA", (Image.new("L", digit.size, 255), digit)).save(tmp_path / "clear.png")
+    plain, clear = predict_files(trained, [digits[0], str(tmp_path / "clear.png")])
+    assert clear.classes[0] == plain.classes[0]  # white strokes, on black
+    write_checkpoint(tmp_path / "deit", "deit")
+    Image.new("LA", (9, 9), (0, 0)).save(tmp_path / "empty.png")
+    Image.new("L", (9, 9), 255).save(tmp_path / "white.png")
+    files = [str(tmp_path / name) for name in ("empty.png", "white.png")]
+    classifier, reading = inference.load_for_files(str(tmp_path / "deit"), files, None, ())
+    ((_, batch),) = inference.read_batches(classifier, files, reading)
+    assert torch.equal(*batch["pixel_values"])  # a photograph's paper
+
+
 def test_a_name_that_is_no_utf8_is_printed(
     trained: str, digits: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -239,6 +239,14 @@ def test_a_loss_that_is_averaged_is_refused(mean: str, told: str, stripes: Path)
         finetune(load_config(stripes), quiet=True)
 
 
+def test_a_loss_with_one_weight_for_all_is_refused(stripes: Path):
+    plugin = stripes.parent / "robust.py"
+    last = "return torch.ones_like(labels, dtype=torch.float32)"
+    plugin.write_text(plugin.read_text().replace(last, "return torch.ones(1)"))
+    with pytest.raises(UserError, match=r"'robust'.weights answers .* with Tensor \[1\]"):
+        finetune(load_config(stripes), quiet=True)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [

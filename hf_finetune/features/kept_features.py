@@ -138,10 +138,10 @@ def _torch_type(dtype: torch.dtype) -> torch.dtype:
 class KeptFeatureCollator:
     """Raw audio batch in, model batch of ready features out.
 
-    `input_values` is `[B, frames, channels]`, padded with zeros. Where clips of unequal length
-    meet, there is an `attention_mask` (of samples, as ever) even for models that take waveforms
-    without one: since each clip came through that part alone, nothing of its batch is left in
-    its answer then.
+    What the model takes is `[B, frames, channels]`, padded with zeros. Where clips of unequal
+    length give more or fewer frames, there is an `attention_mask` (of samples, as ever) even for
+    models that take waveforms without one: since each clip came through that part alone, nothing
+    of its batch is left in its answer then.
 
     Args:
         collator: Reads and cuts the clips that aren't kept.
@@ -192,7 +192,9 @@ class KeptFeatureCollator:
         values = torch.zeros(len(parts), width, self.clips.num_channels, dtype=self.clips.dtype)
         for row, (features, _) in zip(values, parts, strict=True):
             row[: len(features)] = features
-        batch = {"input_values": values}
+        batch = {self._frozen_part.input_name: values}
+        if not self._frozen_part.follows_length:
+            return batch
         if self.collator.extractor.gives_mask or min(widths) < width:
             samples = torch.tensor([count for _, count in parts])
             filled = torch.arange(int(samples.max())) < samples[:, None]
@@ -208,7 +210,7 @@ def compute_stretch(frozen_part: FrozenPart, collator: AudioCollator, clip: Tens
         collator: Normalises the clip.
         clip: float32 `[T]`, at the model's rate.
     """
-    features = collator.extractor.extract([clip])["input_values"]
+    features = collator.extractor.extract([clip])[frozen_part.input_name]
     return frozen_part.compute(features), len(clip)
 
 

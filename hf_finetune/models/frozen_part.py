@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hf_finetune.models.anatomy import head_names
@@ -40,23 +41,36 @@ class FrozenPart:
 
     Attributes:
         name: Which.
+        input_name: What the model calls the clips that it takes.
+        follows_length: Whether a longer clip gives more frames.
         dtype: Of the features: what the precision says.
         num_channels: Numbers in a frame.
-        bytes_per_second: Of sound.
     """
+
+    input_name = "input_values"
+    follows_length = True
 
     def __init__(self, classifier: Classifier, name: PartName, precision: str) -> None:
         model = classifier.model
         part, config = find_part(model, name), model.config
         if part is None:
             raise ValueError(f"{type(model).__name__} has no such {name}")
-        self.name = name
+        self.name: PartName = name
         self._part = part
         self._precision = precision
         self.dtype = DTYPES[precision]
         self.num_channels = int(config.conv_dim[-1] if name == "front end" else _width(config))
         frames_per_second = classifier.processor.sampling_rate / math.prod(config.conv_stride)
-        self.bytes_per_second = frames_per_second * self.num_channels * self.dtype.itemsize
+        frame_bytes = self.num_channels * self.dtype.itemsize
+        self._bytes_per_second = float(frames_per_second * frame_bytes)
+
+    def count_bytes(self, seconds: NDArray[Any]) -> float:
+        """About the size of the features of clips of these lengths, `[N]`."""
+        return float(seconds.sum()) * self._bytes_per_second
+
+    def accept_ready(self, model: nn.Module) -> None:
+        """Lets the model take features of this part; see `accept_ready_features`."""
+        accept_ready_features(model, self.name)
 
     def compute(self, input_values: Tensor) -> Tensor:
         """Features of one clip, as the model itself would compute them for it alone.

@@ -15,6 +15,7 @@ from hf_finetune.data import AudioShape, LoadedData, audio_files, load_data
 from hf_finetune.data.audio_folder import Options
 from hf_finetune.data.tables import RowReader, column_values
 from hf_finetune.errors import ConfigError, DataError
+from hf_finetune.features import audio_decoding
 from hf_finetune.features.audio_decoding import read_audio
 
 SPOKEN = Path("samples/spoken_digits/recordings")
@@ -139,6 +140,23 @@ def test_more_folds_than_groups_are_refused(tmp_path: Path):
         load(root, **pattern, split={"num_folds": 4})
 
 
+def test_the_same_speakers_in_given_splits_are_found_to_leak(tmp_path: Path):
+    """Though they are too few for three splits: two are given."""
+    for name in ("train", "test"):
+        write_named(tmp_path / "digits" / name, ["anna", "ben"], takes=4)
+    with pytest.raises(DataError, match=r"test shares 1 of its speaker keys with train"):
+        load(tmp_path / "digits", name_pattern="{label}_{speaker}_*")
+
+
+def test_a_key_that_leaves_too_few_groups_for_the_folds_is_left(tmp_path: Path):
+    for kind in range(3):
+        for voice in range(4):
+            save(tmp_path / f"{kind}_v{voice}_day{max(voice, 1)}.wav", draw(kind, voice))
+    pattern = {"name_pattern": "{label}_{speaker}_{day}"}
+    assert load(tmp_path, **pattern).group_columns == ("speaker", "day")
+    assert load(tmp_path, **pattern, split={"num_folds": 4}).group_columns == ("speaker",)
+
+
 def test_all_parts_of_a_pattern_are_told_where_one_is_misspelt(tmp_path: Path):
     root = write_named(tmp_path / "digits", ["anna", "ben", "cleo"], takes=4)
     with pytest.raises(DataError, match=r"no column tkae\. The data set has speaker, take"):
@@ -238,7 +256,9 @@ def test_any_format_rate_and_number_of_channels(
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_an_mp3_that_does_not_tell_its_length_is_read_whole(order: int, tmp_path: Path):
+def test_an_mp3_that_does_not_tell_its_length_is_read_whole(
+    order: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """libsndfile guesses it from the first frame: four times what there is, or a quarter of it."""
     noise = np.random.default_rng(0).uniform(-0.8, 0.8, 32_000)
     clip = np.concatenate([noise, np.zeros(96_000)])[::order]
@@ -257,6 +277,9 @@ def test_an_mp3_that_does_not_tell_its_length_is_read_whole(order: int, tmp_path
     assert len(samples) == facts["num_frames"]
     np.testing.assert_allclose(read_audio(cell, 99_000, 500), samples[99_000:99_500], atol=1e-6)
     assert audio_files.measure_file(path, path.read_bytes()) == facts
+    monkeypatch.setattr(audio_decoding, "_BLOCK_FRAMES", 30_000)  # as in a longer file
+    assert audio_files.measure_file(path) == facts
+    np.testing.assert_allclose(read_audio(cell, 99_000, 500), samples[99_000:99_500], atol=1e-6)
 
 
 def test_the_ending_may_be_wrong(tmp_path: Path):

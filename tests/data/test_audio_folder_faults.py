@@ -258,19 +258,26 @@ def test_a_split_without_unfit_clips_is_given_back(
     assert again.skipped == ()
 
 
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
 def test_a_clip_of_hours_that_is_evaluated_whole_is_a_warning(
-    make_noises: Callable[..., Any], tmp_path: Path
+    split: str, make_noises: Callable[..., Any], tmp_path: Path
 ):
     root = tmp_path / "parts"
-    write_classes(root / "train")
-    write_classes(root / "test", per_class=2, start=20)
-    save(root / "test/buzz/long.flac", np.tile(draw(0, 1, 1.0, 1000), 7200), 1000)
+    for number, name in enumerate(("train", "validation", "test")):
+        write_classes(root / name, per_class=2, start=20 * number)
+    save(root / split / "buzz/long.flac", np.tile(draw(0, 1, 1.0, 1000), 7200), 1000)
     audio = {"max_seconds": 0.1, "evaluation_windows": "whole"}
-    warnings = assemble(make_noises(data={"root": str(root)}, features__audio=audio)).warnings
-    assert any("test lasts 7,200 seconds and is evaluated whole" in text for text in warnings)
+
+    def is_told(**settings: Any) -> bool:
+        config = make_noises(data={"root": str(root)}, features__audio=audio, **settings)
+        said = "test lasts 7,200 seconds and is evaluated whole"
+        return any(said in text for text in assemble(config).warnings)
+
+    assert is_told() == (split != "train")
+    write_pretrained(tmp_path / "ast", "ast")  # which cuts by itself
+    assert not is_told(model={"name": "auto_audio", "checkpoint": str(tmp_path / "ast")})
     audio["evaluation_windows"] = 3
-    warnings = assemble(make_noises(data={"root": str(root)}, features__audio=audio)).warnings
-    assert not any("7,200" in text for text in warnings)
+    assert not is_told()
 
 
 def test_a_clip_of_hours_is_a_warning(noises: Path, make_noises: Callable[..., Any]):

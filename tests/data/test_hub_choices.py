@@ -111,7 +111,7 @@ def test_clips_beyond_full_scale_are_a_warning(tmp_path: Path):
     file = io.BytesIO()
     soundfile.write(file, np.full(900, 3000.0), 8000, format="WAV", subtype="FLOAT")
     columns = {
-        "audio": [*(flac(number) for number in range(39)), {"bytes": file.getvalue(), "path": None}],
+        "audio": [*map(flac, range(39)), {"bytes": file.getvalue(), "path": None}],
         "emotion": ["sad", "glad"] * 20,
     }
     data = load(write_set(tmp_path / "clips", {"train": columns}, AUDIO), label_column="emotion")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,8 @@ def test_a_missing_split_is_held_out(tmp_path: Path):
     data = load(root)
     assert sizes(data) == {"train": 25, "validation": 5, "test": 6}
     assert data.split_description == "validation is 5 single rows, classes in proportion"
+    shutil.rmtree(root / "test")  # and what is left is no folder around the class folders
+    assert sizes(load(root)) == {"train": 21, "validation": 4, "test": 5}
 
 
 def test_classes_that_are_numbers_are_in_their_order(tmp_path: Path):

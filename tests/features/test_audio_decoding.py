@@ -13,7 +13,7 @@ import pytest
 from sounds import tone, write
 
 from hf_finetune.errors import DataError
-from hf_finetune.features import audio_decoding
+from hf_finetune.features import audio_decoding, audio_wholeness
 from hf_finetune.features.audio_decoding import describe_audio, read_audio, read_header
 
 KINDS = {  # file name: (how to write it, how far decoded samples may be off)
@@ -176,6 +176,23 @@ def test_what_follows_the_samples_is_left_alone(tmp_path):
         content + b"LIST" + struct.pack("<I", 26) + b"INFOISFT\x0e\0\0\0somewriter\0\0\0\0"
     )
     assert len(read(path)) == 1600
+    path.write_bytes(content + bytes(5000))  # as some recorders fill files up
+    assert len(read(path)) == 1600
+
+
+def test_a_tag_before_an_mp3_is_no_part_of_it(tmp_path, monkeypatch):
+    """The length stands behind it; and what looks like one in a title or a picture is none."""
+    path, title = tmp_path / "a.mp3", b"\3Info, an instrumental"
+    plain = (path.parent / write(path, tone(1))).read_bytes()
+    whole = read(path)
+    frame = b"TIT2" + struct.pack(">IH", len(title), 0) + title
+    tag = b"ID3\4\0\0\0\0\x27\x08" + frame.ljust(5000, b"\0")
+    path.write_bytes(tag + plain)
+    monkeypatch.setattr(audio_decoding, "_UncountedSound", None)  # would decode all to know it
+    assert np.array_equal(read(path), whole)
+    assert audio_wholeness.tells_length(lambda: path.open("rb"))
+    path.write_bytes(tag + plain.replace(b"Info", bytes(4)).replace(b"Xing", bytes(4)))
+    assert not audio_wholeness.tells_length(lambda: path.open("rb"))
 
 
 @pytest.mark.parametrize(

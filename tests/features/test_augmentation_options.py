@@ -82,6 +82,8 @@ def test_nothing_is_doubted_by_default_or_without_reason():
         assert check_augmentation(options, "mnist", 1) == ()
     flips = AugmentationOptions(horizontal_flip=0.5, hue_degrees=10.0)
     assert check_augmentation(flips, "cifar10", 3) == ()
+    shears = AugmentationOptions(shear_degrees=9.0, interpolation="nearest")
+    assert check_augmentation(shears, "mnist", 1) == ()
     assert check_augmentation(AugmentationOptions(vertical_flip=0.5), "fashion_mnist", 1) == ()
 
 

@@ -142,6 +142,9 @@ def test_shears_fill_their_range_and_slant_upright_lines_alone():
     upright = np.zeros(1), np.ones(1), np.zeros((1, 2))
     left = transform(above[:1], *upright, shears=np.full(1, 0.4))
     assert centre_of_mass(left[:, 0])[0, 0] < -6
+    # The shear comes before the turn: what it moved to the left is then below the centre.
+    turned = transform(above[:1], np.full(1, np.pi / 2), *upright[1:], shears=np.full(1, 0.4))
+    assert centre_of_mass(turned[:, 0])[0, 1] > 6
 
 
 def test_scales_are_even_in_their_logarithm():

@@ -171,7 +171,8 @@ def test_of_two_pushes_at_once_each_ends_well(
 
     def be_slower(api: Any, *words: Any, **named: Any) -> Any:
         if repository.messages[-1] == "by hand":
-            repository.commit("main", {**files, "metrics.json": b"{}"}, "the other push")
+            newer = dict.fromkeys(("training_args.bin", "model-00001-of-00002.safetensors"), b"new")
+            repository.commit("main", {**files, **newer}, "the other push")
         return commit(api, *words, **named)
 
     monkeypatch.setattr(huggingface_hub.HfApi, "create_commit", be_slower)

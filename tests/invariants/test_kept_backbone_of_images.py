@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
 from safetensors.torch import load_file
 from small_checkpoints import IMAGE, make_classifier_network, write_checkpoint
 from small_jobs import Interrupt, Weights
 
+from hf_finetune import keeping
 from hf_finetune.assembly import Workbench, assemble, assemble_with
 from hf_finetune.cli import main
 from hf_finetune.config import dump_config
@@ -103,6 +105,7 @@ def test_images_are_answered_in_the_same_bits(name: str, precision: str, build: 
         bench.classifier.model.train()  # as it is between epochs
     size = kept_images._ROWS_AT_A_TIME
     ready, ordinary = (collate(bench, "train", list(range(size))) for bench in (kept, plain))
+    assert kept.classifier.model.training
     assert ready["pixel_values"].dim() == 2
     assert ready.keys() == ordinary.keys()
     assert torch.equal(ready["labels"], ordinary["labels"])
@@ -217,6 +220,31 @@ def test_it_is_off_where_it_must_be(case: str, build: Build, cache: Path):
 def test_adapters_sit_in_the_backbone(build: Build):
     pytest.importorskip("peft")
     assert build(model__freeze="none", model__lora={"rank": 2}).keeping is None
+
+
+def test_a_small_disk_is_left_alone(build: Build, cache: Path, monkeypatch: pytest.MonkeyPatch):
+    usage = keeping.shutil.disk_usage(cache.parents[1])
+    monkeypatch.setattr(keeping.shutil, "disk_usage", lambda _: usage._replace(free=5000))
+    bench = build()
+    assert not is_kept(bench)
+    assert bench.keeping is not None
+    assert "GB left in" in bench.keeping.describe()
+
+
+def test_what_follows_the_head_is_not_left_out(build: Build, monkeypatch: pytest.MonkeyPatch):
+    """A network whose answer is more than its last layer's: of a plugin, or yet to come."""
+    whole = transformers.DeiTForImageClassification.forward
+
+    def forward(self: Any, pixel_values: torch.Tensor, **named: Any) -> Any:
+        answer = whole(self, pixel_values=pixel_values, **named)
+        answer.logits = 3 * answer.logits
+        return answer
+
+    monkeypatch.setattr(transformers.DeiTForImageClassification, "forward", forward)
+    bench = build()
+    assert not is_kept(bench)
+    assert bench.keeping is not None
+    assert "that of DeiTForImageClassification can't be kept" in bench.keeping.describe()
 
 
 def test_other_networks_have_no_frozen_backbone(make_config: Callable[..., Any]):

@@ -22,6 +22,8 @@ from hf_finetune.assembly import Workbench
 from hf_finetune.data import LoadedData
 from hf_finetune.models import build_model, load_classifier, save_classifier
 from hf_finetune.models.frozen_part import FrozenPart, find_frozen_part, find_part
+from hf_finetune.models.frozen_spectrograms import FrozenSpectrogramBackbone
+from hf_finetune.models.processors import prepare_nothing
 from hf_finetune.registry import kind
 
 
@@ -47,13 +49,20 @@ def is_kept(bench: Workbench) -> bool:
     return bench.keeping is not None and bench.keeping.frozen_part is not None
 
 
-@pytest.mark.parametrize("freeze", ["feature_encoder", "backbone"])
 @pytest.mark.parametrize(
-    "name", ["wav2vec2", pytest.param("wav2vec2_layer", marks=pytest.mark.slow)]
+    ("name", "freeze"),
+    [
+        ("wav2vec2", "feature_encoder"),
+        ("wav2vec2", "backbone"),
+        pytest.param("wav2vec2_layer", "feature_encoder", marks=pytest.mark.slow),
+        pytest.param("wav2vec2_layer", "backbone", marks=pytest.mark.slow),
+        ("ast", "backbone"),
+        ("whisper", "backbone"),
+    ],
 )
 def test_both_engines_end_in_the_same_bits(name, freeze, tmp_path, data):
     heard = {engine: Weights() for engine in ("loop", "trainer")}
-    masks = {"mask_time_prob": 0.3, "mask_time_length": 2}
+    masks = {"mask_time_prob": 0.3, "mask_time_length": 2} if name.startswith("wav") else {}
     for engine, weights in heard.items():
         config = configure(tmp_path, name, model__config=masks, model__freeze=freeze)
         bench = assemble_sounds(config, data)
@@ -66,7 +75,8 @@ def test_both_engines_end_in_the_same_bits(name, freeze, tmp_path, data):
     for ours, theirs in zip(loop.states, trainer.states, strict=True):
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     last = loop.states[-1]
-    frozen = encoder_state(before)
+    part = "encoder." if name == "whisper" else "audio_spectrogram_transformer."
+    frozen = encoder_state(before) or {k: v for k, v in before.items() if k.startswith(part)}
     assert frozen
     assert all(torch.equal(last[name], value) for name, value in frozen.items())
     moved = [name for name, value in before.items() if not torch.equal(last[name], value)]
@@ -86,12 +96,19 @@ def test_it_trains_as_without_where_nothing_is_padded(freeze, tmp_path, data):
     assert kept.losses == pytest.approx(plain.losses, rel=1e-4)
 
 
-def test_a_resumed_run_ends_in_the_same_bits(tmp_path, data):
-    how = {"train__eval_strategy": "steps", "train__eval_steps": 2}
+EACH_KIND = pytest.mark.parametrize(
+    ("name", "freeze"),
+    [("wav2vec2", "feature_encoder"), ("ast", "backbone"), ("whisper", "backbone")],
+)
+
+
+@EACH_KIND
+def test_a_resumed_run_ends_in_the_same_bits(name, freeze, tmp_path, data):
+    how = {"train__eval_strategy": "steps", "train__eval_steps": 2, "model__freeze": freeze}
     whole, rest = Weights(), Weights()
 
     def bench() -> Workbench:
-        return assemble_sounds(configure(tmp_path, **how), data)
+        return assemble_sounds(configure(tmp_path, name, **how), data)
 
     train(bench(), "loop", whole, checkpoints=tmp_path / "whole")
     folder = tmp_path / "cut off"
@@ -103,23 +120,26 @@ def test_a_resumed_run_ends_in_the_same_bits(tmp_path, data):
     assert all(torch.equal(rest.states[-1][n], v) for n, v in whole.states[-1].items())
     # What lies on disk is the ordinary, whole model.
     stored = load_file(folder / "step-4" / "model.safetensors")
-    plain = assemble_sounds(configure(tmp_path, features__keep_frozen="off"), data)
+    plain = assemble_sounds(
+        configure(tmp_path, name, features__keep_frozen="off", model__freeze=freeze), data
+    )
     assert stored.keys() == plain.classifier.model.state_dict().keys()
 
 
-def test_the_saved_model_is_an_ordinary_one(tmp_path, data):
-    config = configure(tmp_path)
+@EACH_KIND
+def test_the_saved_model_is_an_ordinary_one(name, freeze, tmp_path, data):
+    config = configure(tmp_path, name, model__freeze=freeze)
     bench = assemble_sounds(config, data)
     train(bench, "loop", Weights())
     save_classifier(bench.classifier, tmp_path / "model")
     loaded = load_classifier(tmp_path / "model")
-    clip = torch.randn(1, 4000, generator=torch.Generator().manual_seed(0))
+    clip = prepare_nothing(loaded.processor, "audio") + 0.1
     with torch.inference_mode():
-        ours, theirs = (
-            one.model.eval()(input_values=clip).logits for one in (bench.classifier, loaded)
-        )
+        ours, theirs = (one.model.eval()(clip).logits for one in (bench.classifier, loaded))
     assert torch.equal(ours, theirs)
-    plain = assemble_sounds(configure(tmp_path, features__keep_frozen="off"), data)
+    plain = assemble_sounds(
+        configure(tmp_path, name, features__keep_frozen="off", model__freeze=freeze), data
+    )
     assert (
         loaded.model.config.to_diff_dict().keys() <= plain.classifier.model.config.to_dict().keys()
     )
@@ -153,13 +173,56 @@ WHY = {
 
 
 @pytest.mark.parametrize("name", ["ast", "whisper"])
-def test_where_it_cannot_be_kept_the_plan_says_so(name: str, tmp_path: Path, data: LoadedData):
-    frozen = configure(tmp_path, name, model__freeze="backbone")
-    bench = assemble_sounds(frozen, data)
+def test_where_spectrograms_thaw_nothing_is_kept(name: str, tmp_path: Path, data: LoadedData):
+    for more in ({"unfreeze_at_epoch": 1}, {"freeze": "none"}):
+        settings = {f"model__{key}": value for key, value in {"freeze": "backbone", **more}.items()}
+        assert assemble_sounds(configure(tmp_path, name, **settings), data).keeping is None
+    masked = {"features__audio__augmentation": {"time_masks": 1}}
+    bench = assemble_sounds(configure(tmp_path, name, model__freeze="backbone", **masked), data)
     assert not is_kept(bench)
-    assert "backbone, computed in every step: that of" in bench.keeping.describe()
-    thaws = configure(tmp_path, name, model__freeze="backbone", model__unfreeze_at_epoch=1)
-    assert assemble_sounds(thaws, data).keeping is None
+    assert "augmentation changes" in bench.keeping.describe()
+
+
+def test_where_it_cannot_be_kept_the_plan_says_so(tmp_path: Path, data: LoadedData):
+    heard = {"model__freeze": "backbone", "model__config": {"use_weighted_layer_sum": True}}
+    bench = assemble_sounds(
+        configure(tmp_path, "whisper", **heard, model__ignore_new_tensors=["layer_weights"]), data
+    )
+    assert not is_kept(bench)
+    assert "backbone, computed in every step: that of Whisper" in bench.keeping.describe()
+
+
+@pytest.mark.parametrize("name", ["ast", "whisper"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_spectrograms_are_answered_as_without(
+    name: str, precision: str, tmp_path: Path, data: LoadedData
+):
+    how = {"model__freeze": "backbone", "compute__precision": precision}
+    benches = {
+        keep: assemble_sounds(configure(tmp_path, name, features__keep_frozen=keep, **how), data)
+        for keep in ("auto", "off")
+    }
+    assert is_kept(benches["auto"])
+    assert isinstance(benches["auto"].keeping.frozen_part, FrozenSpectrogramBackbone)
+    heard = {}
+    for keep, bench in benches.items():
+        heard[keep] = Weights()
+        train(bench, "loop", heard[keep])
+    # One by one or in a batch, the last bits of 16 differ.
+    near = {"rel": 1e-4} if precision == "fp32" else {"rel": 0.02}
+    assert heard["auto"].losses == pytest.approx(heard["off"].losses, **near)
+    scores = [
+        bench.make_predictor("test").predict(
+            bench.classifier.model, bench.compute.make_accelerator()
+        )
+        for bench in benches.values()
+    ]
+    assert scores[0].logits == pytest.approx(scores[1].logits, **near, abs=near["rel"])
+    batch = next(iter(benches["auto"].make_loader("train", training=True)))
+    part = benches["auto"].keeping.frozen_part
+    assert batch[part.input_name].shape == (4, part.num_frames, part.num_channels)
+    kept = benches["auto"].keeping.kept["train"]
+    assert kept.num_bytes == part.count_bytes(keeping.clip_seconds(data.splits["train"]))
 
 
 @pytest.mark.parametrize("case", OFF)
@@ -240,8 +303,8 @@ def test_the_plan_says_what_is_kept_and_where(tmp_path, data):
     assert f"of float32 in {tmp_path / 'cache' / 'frozen_parts'}" in told
     frozen_part = bench.keeping.frozen_part
     assert isinstance(frozen_part, FrozenPart)
-    seconds = sum(keeping.clip_seconds(data.splits["train"]))
-    assert sizes["train"] == pytest.approx(seconds * frozen_part.bytes_per_second, rel=0.1)
+    seconds = keeping.clip_seconds(data.splits["train"])
+    assert sizes["train"] == pytest.approx(frozen_part.count_bytes(seconds), rel=0.1)
 
 
 def test_other_models_have_no_such_encoder(make_config):

@@ -153,7 +153,8 @@ def test_a_wrong_workspace_is_named_and_can_be_mended(
     assert "Comet has no workspace '0urs' for this key" in warning
     assert "Correct tracking.comet.workspace (or COMET_WORKSPACE)" in warning
     assert f"hf-finetune comet upload {run.path} --workspace NAME" in warning
-    with pytest.raises(UserError, match=r"no workspace '0urs' .* Correct it with --workspace NAME"):
+    told = r"didn't take the run\. .* no workspace '0urs' .* Correct it with --workspace NAME"
+    with pytest.raises(UserError, match=told):
         upload_run(run.path)
     upload_run(run.path, Destination("ours"))
     assert only(server).project == ("mine", "ours")
