@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from hf_finetune.models.frozen_part import DTYPES, describe_settings, never_moves
+from hf_finetune.models.frozen_part import as_frozen, describe_settings, never_moves
 from hf_finetune.models.processors import prepare_nothing
 
 if TYPE_CHECKING:
@@ -54,13 +54,8 @@ class FrozenBackbone:
         Returns:
             `dtype` `[B, channels]`, on the CPU.
         """
-        model = self._model
-        device = next(model.parameters()).device
-        was_training = model.training
-        half = self._precision != "fp32"
-        with torch.no_grad(), torch.autocast(device.type, DTYPES[self._precision], enabled=half):
-            given, _ = _run(model.eval(), pixel_values.to(device))
-        model.train(was_training)
+        with as_frozen(self._model, self._precision) as device:
+            given, _ = _run(self._model, pixel_values.to(device))
         return given.to("cpu", copy=True).contiguous()
 
     def fingerprint(self) -> str:

@@ -11,7 +11,8 @@ import copy
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -81,14 +82,8 @@ class FrozenPart:
         Returns:
             `dtype` `[frames, channels]`, on the CPU.
         """
-        part = self._part
-        device = next(part.parameters()).device
-        was_training = part.training
-        part.eval()
-        half = self._precision != "fp32"
-        with torch.no_grad(), torch.autocast(device.type, self.dtype, enabled=half):
-            output = part(input_values.to(device))
-        part.train(was_training)
+        with as_frozen(self._part, self._precision) as device:
+            output = self._part(input_values.to(device))
         features: Tensor = output[0].T if self.name == "front end" else output.last_hidden_state[0]
         return features.to("cpu", self.dtype).contiguous()
 
@@ -112,6 +107,26 @@ class FrozenPart:
             flat = tensor.detach().cpu().contiguous().reshape(-1)
             digest.update(flat.view(torch.uint8).numpy().data)
         return digest.hexdigest()
+
+
+@contextmanager
+def as_frozen(part: nn.Module, precision: str) -> Iterator[torch.device]:
+    """Runs a frozen part as every step would: in evaluation, at the run's precision, no gradient.
+
+    Args:
+        part: It is left in the mode that it was in.
+        precision: fp32, bf16 or fp16.
+
+    Yields:
+        Where it runs.
+    """
+    device = next(part.parameters()).device
+    was_training = part.training
+    part.eval()
+    half = precision != "fp32"
+    with torch.no_grad(), torch.autocast(device.type, DTYPES[precision], enabled=half):
+        yield device
+    part.train(was_training)
 
 
 def _width(config: Any) -> int:

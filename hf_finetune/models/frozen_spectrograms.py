@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hf_finetune.models.frozen_part import DTYPES, FrozenPart, never_moves
+from hf_finetune.models.frozen_part import FrozenPart, as_frozen, never_moves
 from hf_finetune.models.processors import prepare_nothing
 
 if TYPE_CHECKING:
@@ -65,13 +64,8 @@ class FrozenSpectrogramBackbone(FrozenPart):
         Returns:
             `dtype` `[frames, channels]`, on the CPU.
         """
-        part = self._part
-        device = next(part.parameters()).device
-        was_training = part.training
-        half = self._precision != "fp32"
-        with torch.no_grad(), torch.autocast(device.type, DTYPES[self._precision], enabled=half):
-            output = part.eval()(input_values.to(device))
-        part.train(was_training)
+        with as_frozen(self._part, self._precision) as device:
+            output = self._part(input_values.to(device))
         summary = getattr(output, "pooler_output", None)
         features: Tensor = output.last_hidden_state[0] if summary is None else summary
         return features.to("cpu", copy=True).contiguous()
