@@ -9,6 +9,7 @@ import shlex
 import shutil
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -196,13 +197,15 @@ def test_a_workspace_that_was_named_then_counts_more_than_that_of_today(
 
 
 def test_of_a_sending_its_own_losses_are_heard_and_the_console_is_spared(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.FixtureRequest
 ):
     monkeypatch.setenv("COMET_API_KEY", "sh0rt")
     monkeypatch.setenv("HOME", str(tmp_path))
     import_comet()
     logger = logging.getLogger("comet_ml")
     console, file = logging.StreamHandler(io.StringIO()), logging.FileHandler(tmp_path / "log")
+    request.addfinalizer(partial(logger.setLevel, logger.level))
+    logger.setLevel(logging.INFO)
     monkeypatch.setattr(logger, "handlers", [console, file])
     monkeypatch.setattr(logger, "propagate", False)
     may_fail = threading.Event()
