@@ -193,8 +193,6 @@ class KeptFeatureCollator:
         for row, (features, _) in zip(values, parts, strict=True):
             row[: len(features)] = features
         batch = {self._frozen_part.input_name: values}
-        if not self._frozen_part.follows_length:
-            return batch
         if self.collator.extractor.gives_mask or min(widths) < width:
             samples = torch.tensor([count for _, count in parts])
             filled = torch.arange(int(samples.max())) < samples[:, None]

@@ -43,13 +43,11 @@ class FrozenPart:
     Attributes:
         name: Which.
         input_name: What the model calls the clips that it takes.
-        follows_length: Whether a longer clip gives more frames.
         dtype: Of the features: what the precision says.
         num_channels: Numbers in a frame.
     """
 
     input_name = "input_values"
-    follows_length = True
 
     def __init__(self, classifier: Classifier, name: PartName, precision: str) -> None:
         model = classifier.model
@@ -124,9 +122,11 @@ def as_frozen(part: nn.Module, precision: str) -> Iterator[torch.device]:
     was_training = part.training
     part.eval()
     half = precision != "fp32"
-    with torch.no_grad(), torch.autocast(device.type, DTYPES[precision], enabled=half):
-        yield device
-    part.train(was_training)
+    try:
+        with torch.no_grad(), torch.autocast(device.type, DTYPES[precision], enabled=half):
+            yield device
+    finally:
+        part.train(was_training)
 
 
 def _width(config: Any) -> int:

@@ -30,13 +30,10 @@ class FrozenSpectrogramBackbone(FrozenPart):
     Attributes:
         name: `backbone`.
         input_name: What the model calls its spectrograms.
-        follows_length: False: short clips are padded to the one length.
         dtype: Of the features: what the backbone itself gives at that precision.
         num_frames: Of a clip: 1 where the backbone sums the clip up.
         num_channels: Numbers in a frame.
     """
-
-    follows_length = False
 
     def __init__(self, classifier: Classifier, precision: str) -> None:
         model = classifier.model

@@ -10,18 +10,25 @@ import torch
 from safetensors.torch import load_file
 from small_jobs import Interrupt, Weights
 from small_sounds import (
+    LABELS,
     assemble_sounds,
     build_split,
     configure,
     describe_sounds,
     load_sounds,
 )
+from transformers import AutoModelForAudioClassification, WhisperConfig, WhisperFeatureExtractor
 
 from hf_finetune import keeping
 from hf_finetune.assembly import Workbench
 from hf_finetune.data import LoadedData
 from hf_finetune.models import build_model, load_classifier, save_classifier
-from hf_finetune.models.frozen_part import FrozenPart, find_frozen_part, find_part
+from hf_finetune.models.frozen_part import (
+    FrozenPart,
+    as_frozen,
+    find_frozen_part,
+    find_part,
+)
 from hf_finetune.models.frozen_spectrograms import FrozenSpectrogramBackbone
 from hf_finetune.models.processors import prepare_nothing
 from hf_finetune.registry import kind
@@ -170,6 +177,28 @@ WHY = {
     "few steps": "only once",
     "mostly cut": "most training clips are cut",
 }
+
+
+def test_a_frozen_part_drops_nothing_out_and_is_left_as_it_was():
+    part = torch.nn.Sequential(torch.nn.Linear(9, 9), torch.nn.Dropout(0.5))
+    with as_frozen(part, "fp32"):
+        answers = [part(torch.ones(1, 9)) for _ in range(2)]
+    assert torch.equal(*answers)
+    assert not answers[0].requires_grad
+    with pytest.raises(ValueError, match="bad clip"), as_frozen(part, "fp32"):
+        raise ValueError("bad clip")
+    assert part.training
+
+
+def test_spectrograms_that_look_like_features_are_not_taken_for_them(tmp_path, data):
+    sizes = {"num_mel_bins": 50, "d_model": 100, "max_source_positions": 50}
+    config = WhisperConfig(**sizes, encoder_layers=1, encoder_attention_heads=2, decoder_layers=1)
+    config.num_labels = len(LABELS)
+    checkpoint = tmp_path / "alike"
+    AutoModelForAudioClassification.from_config(config).save_pretrained(checkpoint)
+    WhisperFeatureExtractor(feature_size=50, chunk_length=1).save_pretrained(checkpoint)
+    settings = {"model__checkpoint": str(checkpoint), "model__freeze": "backbone"}
+    assert not is_kept(assemble_sounds(configure(tmp_path, "whisper", **settings), data))
 
 
 @pytest.mark.parametrize("name", ["ast", "whisper"])
