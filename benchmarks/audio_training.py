@@ -46,8 +46,12 @@ from hf_finetune.models import build_model
 
 DIGITS = Path("samples/spoken_digits")
 SPEECH_BATCH, IMAGE_BATCH, CLIPS = 16, 32, 16
-# Examples that are trained on, steps to warm up, steps that are timed, rounds.
-SPEECH_LENGTH, IMAGE_LENGTH = (384, 3, 21, 3), (384, 2, 10, 3)
+# Examples that are trained on (None: all), steps to warm up, steps that are timed (None: what is
+# left of an epoch, since batches by length differ within it), rounds.
+Length = tuple[int | None, int, int | None, int]
+SPEECH_LENGTH: Length = (None, 3, None, 3)
+IMAGE_LENGTH: Length = (384, 2, 10, 3)
+QUICK: Length = (32, 1, 1, 1)
 MAX_SECONDS = 1.0
 _LAYERS = {
     "hidden_size": 192,
@@ -132,7 +136,7 @@ def _pad(examples: Sequence[torch.Tensor]) -> torch.Tensor:
     return nn.utils.rnn.pad_sequence(list(examples), batch_first=True)
 
 
-def prepare_speech(root: Path, folder: Path, length: tuple[int, int, int, int]) -> Setting:
+def prepare_speech(root: Path, folder: Path, length: Length) -> Setting:
     """Spoken digits of up to a second, and a wav2vec2 whose front end is frozen."""
     examples, warm_up, steps, _ = length
     Wav2Vec2Config(**_LAYERS).save_pretrained(folder / "speech")
@@ -152,10 +156,11 @@ def prepare_speech(root: Path, folder: Path, length: tuple[int, int, int, int]) 
     config = config_from(tree)
     data = _shorten(load_data(config.data), examples)
     ready, labels = _read_features(tree, data, "input_values")
+    steps = len(labels) // SPEECH_BATCH - warm_up if steps is None else steps
     return Setting(tree, data, ready, labels, SPEECH_BATCH, warm_up, steps)
 
 
-def prepare_images(folder: Path, length: tuple[int, int, int, int]) -> Setting:
+def prepare_images(folder: Path, length: Length) -> Setting:
     """Corrupted digits at 224 pixels, and a DeiT."""
     examples, warm_up, steps, _ = length
     DeiTConfig(**_LAYERS).save_pretrained(folder / "image")
@@ -168,7 +173,7 @@ def prepare_images(folder: Path, length: tuple[int, int, int, int]) -> Setting:
     }
     data = _shorten(load_data(config_from(tree).data), examples)
     ready, labels = _read_features(tree, data, "pixel_values")
-    return Setting(tree, data, ready, labels, IMAGE_BATCH, warm_up, steps)
+    return Setting(tree, data, ready, labels, IMAGE_BATCH, warm_up, steps or 1)
 
 
 def _model_tree(name: str, folder: Path, **more: Any) -> dict[str, Any]:
@@ -184,11 +189,13 @@ def _train_tree(batch: int) -> dict[str, Any]:
     }
 
 
-def _shorten(data: LoadedData, examples: int) -> LoadedData:
-    """So many examples to train on, and few to score at the end."""
+def _shorten(data: LoadedData, examples: int | None) -> LoadedData:
+    """So many examples to train on (None: all), and few to score at the end."""
     splits, sizes = data.splits, {"train": examples, "validation": 16, "test": 16}
     for name, size in sizes.items():
-        splits[name] = splits[name].select(range(min(size, len(splits[name]))))
+        rows = np.arange(len(splits[name]))
+        if size is not None and size < len(rows):  # spread out: neighbours are of one class
+            splits[name] = splits[name].select(rows[:: len(rows) // size][:size])
     return data
 
 
@@ -307,7 +314,7 @@ def main() -> None:
     arguments = parser.parse_args()
     speech_length, image_length = SPEECH_LENGTH, IMAGE_LENGTH
     if arguments.quick:
-        speech_length, image_length = (32, 1, 1, 1), (32, 1, 1, 1)
+        speech_length = image_length = QUICK
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["HF_FINETUNE_CACHE"] = str(folder / "cache")

@@ -295,7 +295,8 @@ def _say_facts(facts: dict[str, Any]) -> dict[str, str]:
         "a run takes": f"{run['device']}, {run['precision']}, threads: {run['num_threads']}",
         "threads": f"torch would take {facts['torch_num_threads']}; {', '.join(settings)}",
         "memory": f"{facts['available_memory_bytes'] / _GIB:.1f} GiB available"
-        + (f" of {memory / _GIB:.1f}" if memory else ""),
+        + (f" of {memory / _GIB:.1f}" if memory else "")
+        + f"; what a run frees stays with it: {_yes(run['keeps_freed_memory'])}",
         "disk": f"{facts['free_disk_bytes'] / _GIB:.1f} GiB free here",
         "credentials": f"Comet {_yes(facts['has_comet_key'])}, "
         f"Hugging Face Hub {_yes(facts['has_hub_token'])}",

@@ -195,7 +195,12 @@ def test_the_benchmark_says_what_it_scaled():
         "gpus": [],
         "torchaudio_repair": "applied",
         "fast_at_bf16": {"cpu": True},
-        "a_run_takes": {"device": "cpu", "precision": "bf16", "num_threads": 2},
+        "a_run_takes": {
+            "device": "cpu",
+            "precision": "bf16",
+            "num_threads": 2,
+            "keeps_freed_memory": True,
+        },
         "torch_num_threads": 1,
         "settings": {},
         "available_memory_bytes": 0,

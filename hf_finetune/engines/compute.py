@@ -16,6 +16,7 @@ import torch
 
 from hf_finetune.engines.options import ComputeOptions
 from hf_finetune.errors import UserError
+from hf_finetune.freed_memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -32,6 +33,7 @@ class Compute:
         num_threads: Threads of this process on the CPU.
         num_processes: Processes that train together.
         process_index: This process among them.
+        keeps_freed_memory: Whether freed memory stays with the process (`freed_memory`).
     """
 
     device: str
@@ -40,6 +42,7 @@ class Compute:
     num_threads: int
     num_processes: int
     process_index: int
+    keeps_freed_memory: bool = False
 
     @property
     def is_main_process(self) -> bool:
@@ -86,7 +89,7 @@ def spare_lookups() -> None:
 
 
 def settle_compute(options: ComputeOptions, prefers_channels_last: bool = False) -> Compute:
-    """Settles every `auto`, and sets the number of threads of this process.
+    """Settles every `auto`, and sets this process's threads and what becomes of its freed memory.
 
     `accelerate launch` sets OMP_NUM_THREADS=1, which would leave the other cores idle; the threads
     are therefore always set here.
@@ -112,7 +115,13 @@ def settle_compute(options: ComputeOptions, prefers_channels_last: bool = False)
     threads = _settle_threads(options.num_threads)
     torch.set_num_threads(threads)
     return Compute(
-        device, precision, channels_last, threads, num_processes, int(os.environ.get("RANK", "0"))
+        device,
+        precision,
+        channels_last,
+        threads,
+        num_processes,
+        int(os.environ.get("RANK", "0")),
+        options.keep_freed_memory and keep_freed_memory(),
     )
 
 

@@ -41,11 +41,11 @@ def fit(job: TrainingJob) -> Progress:
     progress.restore_random_state()
     while not progress.should_stop:
         start_epoch(job.train_loader, epoch)  # a new order, and new augmentation
+        model.train()  # dropout on, batch norm learns; an evaluation leaves it as it was
         batches_of_epoch = loader
         if steps_into_epoch:  # a resume in mid-epoch: what was trained on is not seen again
             batches_of_epoch = skip_first_batches(loader, steps_into_epoch * accumulation)
         for batches in group(batches_of_epoch, accumulation):
-            model.train()  # dropout on, batch norm learns
             step.begin(batches)
             for number, batch in enumerate(batches, start=1):
                 is_last = number == len(batches)

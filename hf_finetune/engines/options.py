@@ -243,3 +243,6 @@ class ComputeOptions(Section):
     """`auto`: channels_last for convolutional nets where it is the faster."""
     num_threads: Literal["auto"] | Annotated[int, Field(gt=0, le=1024)] = "auto"
     """Threads of one process on the CPU; `auto` shares the cores out among the processes."""
+    keep_freed_memory: bool = True
+    """On Linux: memory that a step frees stays with the process for the next one. Much faster on
+    the CPU; the process stays as large as it has once been. Can't be taken back in a process."""

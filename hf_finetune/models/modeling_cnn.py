@@ -172,7 +172,12 @@ def _block(config: CnnConfig, in_channels: int, out_channels: int) -> nn.Sequent
         # Before norm and activation, which then have a quarter of the pixels to do.
         convolution, *rest = first
         return nn.Sequential(convolution, *pool, *rest, *others)
-    return nn.Sequential(*first, *others, *pool)
+    layers = [*first, *others]
+    if config.pool == "max" and isinstance(layers[-1], nn.ReLU):
+        # The largest of four is the same before ReLU as after it, and so is what flows back; ReLU
+        # then has a quarter of the pixels to do.
+        return nn.Sequential(*layers[:-1], *pool, layers[-1])
+    return nn.Sequential(*layers, *pool)
 
 
 class CnnForImageClassification(PreTrainedModel):  # type: ignore[misc]  # transformers ships no types

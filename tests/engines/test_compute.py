@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 
@@ -71,6 +72,38 @@ with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         command, env=environment, capture_output=True, text=True, check=True
     ).stdout.split()
     assert int(answer[1]) - int(answer[0]) < 45  # megabytes; 23 now, and 65 by oneDNN's own default
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+@pytest.mark.parametrize(
+    ("option", "setting", "kept"),
+    [("True", {}, True), ("False", {}, False), ("True", {"MALLOC_TOP_PAD_": "131072"}, False)],
+)
+def test_freed_memory_is_there_for_the_next_step(option: str, setting: dict[str, str], kept: bool):
+    """Pages that the system clears and maps anew in every step were a quarter of its time."""
+    code = f"""
+import resource, torch
+from hf_finetune.engines.compute import settle_compute, ComputeOptions
+compute = settle_compute(ComputeOptions(device="cpu", keep_freed_memory={option}))
+def faults():
+    torch.ones(2**24)  # 64 MB: glibc's own threshold never grows that far
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+first = faults()
+print(compute.keeps_freed_memory, faults() - first)
+"""
+    names = [name for name in os.environ if not name.startswith(("MALLOC_", "GLIBC_"))]
+    environment = {name: os.environ[name] for name in names} | setting
+    command = [sys.executable, "-c", code]
+    answer = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert answer[0] == str(kept)
+    assert (int(answer[1]) < 100) == kept
+
+
+def test_memory_stays_as_it_is_without_glibc(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert not settle_compute(ComputeOptions(device="cpu")).keeps_freed_memory
 
 
 @pytest.mark.parametrize("engine", ["loop", "trainer"])
