@@ -22,7 +22,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import numpy as np
 import torch
-from measurement import Clock, describe_machine, format_table, make_parser, take_turns
+from measurement import Clock, Turns, describe_machine, format_table, make_parser, take_turns
 from throughput import SAMPLE, Stopwatch, run_engine
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -247,14 +247,13 @@ def measure_images(setting: Setting, repeats: int) -> str:
     return _format_speeds("DeiT at 224 pixels", setting, take_turns(contenders, repeats), 1)
 
 
-def _format_speeds(title: str, setting: Setting, seconds: dict[str, float], references: int) -> str:
+def _format_speeds(title: str, setting: Setting, turns: Turns, references: int) -> str:
     """Examples a second, each beside the first contenders."""
-    names = list(seconds)
-    speeds = {name: setting.steps * setting.batch / seconds[name] for name in names}
+    names = list(turns.seconds)
     header = [title, "examples a second", "/ bare", "/ random"][: 2 + references]
     rows = [
-        [name, f"{speeds[name]:,.1f}"]
-        + [f"{speeds[name] / speeds[reference]:.2f}" for reference in names[:references]]
+        [name, f"{setting.steps * setting.batch / turns.median(name):,.1f}"]
+        + [f"{turns.times_as_fast(name, reference):.2f}" for reference in names[:references]]
         for name in names
     ]
     return format_table(header, rows)
@@ -278,7 +277,7 @@ def measure_extractors(clips: Sequence[torch.Tensor], repeats: int) -> str:
             "one by one": _extract_singly(processor, clips),
             "ours": ours.extract(clips)[processor.model_input_names[0]],
         }
-        seconds = take_turns(
+        turns = take_turns(
             {
                 "one by one": partial(_time, partial(_extract_singly, processor, clips)),
                 "ours": partial(_time, partial(ours.extract, clips)),
@@ -286,10 +285,9 @@ def measure_extractors(clips: Sequence[torch.Tensor], repeats: int) -> str:
             repeats,
         )
         apart = float((found["ours"] - found["one by one"]).abs().max())
-        ratio = seconds["one by one"] / seconds["ours"]
-        rows.append(
-            [name, *(f"{1000 * s:.2f}" for s in seconds.values()), f"{ratio:.1f}", f"{apart:.1e}"]
-        )
+        ratio = turns.times_as_fast("ours", "one by one")
+        medians = [f"{1000 * turns.median(way):.2f}" for way in turns.seconds]
+        rows.append([name, *medians, f"{ratio:.1f}", f"{apart:.1e}"])
     return format_table(header, rows)
 
 

@@ -148,12 +148,13 @@ def compare_loaders(data: LoadedData, count: int, repeats: int) -> str:
         "datasets, with_transform": usual(rows.with_transform(_transform)),
     }
     clocks = {name: partial(time_batches, loader, count) for name, loader in loaders.items()}
-    seconds = take_turns(clocks, repeats)
+    turns = take_turns(clocks, repeats)
     first, augmented, *_ = loaders
     table = []
-    for name, value in seconds.items():
+    for name in loaders:
         own = augmented if "affine" in name or name == augmented else first
-        table.append([name, f"{1000 * value / count:.2f}", f"{value / seconds[own]:.1f}"])
+        ratio = turns.times_as_fast(own, name)
+        table.append([name, f"{1000 * turns.median(name) / count:.2f}", f"{ratio:.1f}"])
     return format_table([f"batches of {BATCH}, shuffled", "ms a batch", "/ ours"], table)
 
 
@@ -165,7 +166,7 @@ def compare_processors(images: np.ndarray, repeats: int) -> str:
     for name, make_processor in PROCESSORS.items():
         processor = make_processor()
         collator = collator_for(processor, FeatureOptions(), 0, training=False)
-        seconds = take_turns(
+        turns = take_turns(
             {
                 "ours": partial(_time_call, collator, {"image": batch}),
                 "theirs": partial(_time_call, processor, coloured, return_tensors="pt"),
@@ -176,8 +177,8 @@ def compare_processors(images: np.ndarray, repeats: int) -> str:
         theirs = processor(coloured, return_tensors="pt")["pixel_values"]
         levels = torch.tensor(processor.image_std)[:, None, None] / processor.rescale_factor
         apart = ((ours - theirs) * levels).abs().max().item()
-        numbers = [1000 * seconds["theirs"], 1000 * seconds["ours"]]
-        ratio = numbers[0] / numbers[1]
+        numbers = [1000 * turns.median(way) for way in ("theirs", "ours")]
+        ratio = turns.times_as_fast("ours", "theirs")
         table.append([name, *(f"{n:.1f}" for n in numbers), f"{ratio:.0f}", f"{apart:.4f}"])
     header = [f"{CHECKPOINT_BATCH} images, 28 to 224", "its own, ms", "collator, ms", "ratio"]
     return format_table([*header, "levels apart"], table)

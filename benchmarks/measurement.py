@@ -6,6 +6,7 @@ import argparse
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 # Also lets transformers be imported after it, where torch is a CPU build.
@@ -14,11 +15,32 @@ from hf_finetune.runs.environment import describe_environment
 Clock = Callable[[], float]
 
 
-def take_turns(clocks: Mapping[str, Clock], repeats: int) -> dict[str, float]:
-    """Median seconds of each contender, measured in turn.
+@dataclass(frozen=True)
+class Turns:
+    """What contenders took that were measured in turn.
 
-    What slows the machine for a while then falls on all of them alike. Every round begins with
-    another contender.
+    Attributes:
+        seconds: By contender: of each round.
+    """
+
+    seconds: Mapping[str, Sequence[float]]
+
+    def median(self, name: str) -> float:
+        """Median seconds of a contender."""
+        return statistics.median(self.seconds[name])
+
+    def times_as_fast(self, name: str, reference: str) -> float:
+        """Median, over the rounds, of how many times as fast one contender was as another.
+
+        Both are taken from the same round, so that a machine that slows down for some rounds
+        changes nothing.
+        """
+        pairs = zip(self.seconds[name], self.seconds[reference], strict=True)
+        return statistics.median(other / own for own, other in pairs)
+
+
+def take_turns(clocks: Mapping[str, Clock], repeats: int) -> Turns:
+    """Measures every contender once a round; every round begins with another one.
 
     Args:
         clocks: By contender: does the work once, and returns the seconds that it took.
@@ -34,7 +56,7 @@ def take_turns(clocks: Mapping[str, Clock], repeats: int) -> dict[str, float]:
                 print(f"round {number + 1} of {repeats}: {name}", end="\033[K\r", file=sys.stderr)
     if sys.stderr.isatty():
         print(end="\033[K", file=sys.stderr)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    return Turns(seconds)
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

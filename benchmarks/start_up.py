@@ -82,10 +82,12 @@ def main() -> None:
     libraries = {"torch": LIBRARIES["torch"]} if arguments.quick else LIBRARIES
     with tempfile.TemporaryDirectory() as folder:
         clocks = make_clocks(Path(folder), libraries)
-        seconds = take_turns(clocks, repeats=1 if arguments.quick else 3)
+        turns = take_turns(clocks, repeats=1 if arguments.quick else 3)
     print(f"Start-up: {describe_machine()}\n")
-    torch_seconds = seconds["import torch"]
-    rows = [[name, f"{s:.2f}", f"{s / torch_seconds:.2f}"] for name, s in seconds.items()]
+    rows = [
+        [name, f"{turns.median(name):.2f}", f"{turns.times_as_fast('import torch', name):.2f}"]
+        for name in clocks
+    ]
     print(format_table(["a process of its own", "seconds", "/ import torch"], rows))
 
 

@@ -14,7 +14,7 @@ import io
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -25,7 +25,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import numpy as np
 import torch
-from measurement import Clock, describe_machine, format_table, make_parser, take_turns
+from measurement import Clock, Turns, describe_machine, format_table, make_parser, take_turns
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset, TensorDataset
@@ -44,7 +44,7 @@ from hf_finetune.runs.run_dir import create_run_dir
 FULL, SAMPLE = Path("data/corruptmnist"), Path("samples/corruptmnist")
 BATCH, COURSE_BATCH = 128, 32
 # By network: steps to warm up, steps that are timed, rounds. The larger network is steadier.
-LENGTHS = {"course": (10, 60, 9), "default": (5, 15, 5)}
+LENGTHS = {"course": (10, 60, 15), "default": (5, 15, 9)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,27 +225,28 @@ def prepare(preset: str, root: Path, directory: str, warm_up: int, steps: int) -
     return Setting(config, data, description, pixels, labels, warm_up, steps)
 
 
-def measure(setting: Setting, repeats: int) -> dict[str, float]:
-    """Examples a second of every contender."""
+def measure(setting: Setting, repeats: int) -> Turns:
+    """Seconds of every contender."""
     clocks: dict[str, Clock] = {
         name: partial(run, setting) for name, (run, _) in CONTENDERS.items()
     }
-    seconds = take_turns(clocks, repeats)
-    return {name: setting.steps * batch / seconds[name] for name, (_, batch) in CONTENDERS.items()}
+    return take_turns(clocks, repeats)
 
 
-def format_speeds(speeds: dict[str, dict[str, float]]) -> str:
+def format_speeds(turns: Mapping[str, Turns], steps: Mapping[str, int]) -> str:
     """Examples a second of each contender by network, each beside the bare loop and the course."""
     header = ["examples a second"]
-    for preset in speeds:
+    for preset in turns:
         header += [f"{preset} network", "/ bare", "/ course"]
     rows = []
     bare, *_, course, _ = CONTENDERS
-    for name in CONTENDERS:
+    for name, (_, batch) in CONTENDERS.items():
         row = [name]
-        for speed in speeds.values():
-            ratios = (speed[name] / speed[bare], speed[name] / speed[course])
-            row += [f"{speed[name]:,.0f}", *(f"{ratio:.2f}" for ratio in ratios)]
+        for preset, seconds in turns.items():
+            row.append(f"{steps[preset] * batch / seconds.median(name):,.0f}")
+            for reference in (bare, course):
+                in_batches = batch / CONTENDERS[reference][1]
+                row.append(f"{in_batches * seconds.times_as_fast(name, reference):.2f}")
         rows.append(row)
     return format_table(header, rows)
 
@@ -255,14 +256,14 @@ def main() -> None:
     parser.add_argument("--root", type=Path, help="folder with the full corrupted MNIST")
     arguments = parser.parse_args()
     root = arguments.root or (FULL if FULL.is_dir() and not arguments.quick else SAMPLE)
-    speeds = {}
+    turns, timed = {}, {}
     with tempfile.TemporaryDirectory() as directory:
         for preset, length in LENGTHS.items():
             warm_up, steps, repeats = (1, 2, 1) if arguments.quick else length
             setting = prepare(preset, root, directory, warm_up, steps)
-            speeds[preset] = measure(setting, repeats)
+            turns[preset], timed[preset] = measure(setting, repeats), steps
     print(f"Throughput: batch {BATCH}, images of {root}; {describe_machine()}\n")
-    print(format_speeds(speeds))
+    print(format_speeds(turns, timed))
 
 
 if __name__ == "__main__":

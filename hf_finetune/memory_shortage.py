@@ -7,8 +7,14 @@ from __future__ import annotations
 
 import re
 
-# What torch says on a CPU, of sizes beyond all memory, and on a GPU (CUDA's and Apple's alike).
-_SIGNS = ("can't allocate memory", "storage size calculation overflowed", "out of memory")
+# What torch says on a CPU (on Windows in words of its own), of sizes beyond all memory, and on a GPU
+# (CUDA's and Apple's alike).
+_SIGNS = (
+    "can't allocate memory",
+    "not enough memory",
+    "storage size calculation overflowed",
+    "out of memory",
+)
 _AMOUNT = re.compile(r"tried to allocate ([\d.]+) (\w+)", re.IGNORECASE)
 
 

@@ -25,6 +25,10 @@ def test_torchs_own_errors_are_known():
     error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee more")
     line = describe_shortage(error) or ""
     assert line.startswith("out of memory: there is no room for another 2.00 GiB. Take smaller")
+    on_windows = RuntimeError(
+        "DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."
+    )
+    assert (describe_shortage(on_windows) or "").startswith("out of memory: there is no room for")
     assert (describe_shortage(MemoryError()) or "").startswith("out of memory. Take smaller")
     assert describe_shortage(RuntimeError("shapes differ")) is None
 

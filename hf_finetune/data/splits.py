@@ -32,11 +32,15 @@ def hold_out_rows(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.nd
 
     held_rows, classes = math.ceil(fraction * len(labels)), len(np.unique(labels))
     if min(held_rows, len(labels) - held_rows) < classes:
+        cure = f"Add rows: {2 * classes} are needed at least."
+        if len(labels) >= 2 * classes:
+            cure = (
+                "Add rows, or set data.split.validation_fraction and data.split.test_fraction "
+                f"between {classes / len(labels):.2g} and {1 - classes / len(labels):.2g}."
+            )
         raise DataError(
             f"data.split: {fraction:g} of {len(labels)} rows are {held_rows}, and each side needs "
-            f"one or more of each of {classes} classes. Add rows, or set "
-            "data.split.validation_fraction and data.split.test_fraction between "
-            f"{classes / len(labels):.2g} and {1 - classes / len(labels):.2g}."
+            f"one or more of each of {classes} classes. {cure}"
         )
     try:
         kept, held = train_test_split(

@@ -28,7 +28,7 @@ from hf_finetune.features.mixing import mix
 from hf_finetune.features.resizing import resize
 from hf_finetune.features.reused_memory import ReusedMemory
 
-_BLOCK_PIXELS = 4 * 224 * 224
+_BLOCK_PIXELS = 16 * 224 * 224
 _MOST_LEVELS_APART = 2.0  # torchvision's resize and Pillow's differ by about one level
 
 
@@ -169,16 +169,25 @@ def _finish(
     channels = settings.num_channels or pixels.shape[1]
     size, (height, width) = _sizes_between(pixels, settings)
     made = max(pixels.shape[1], len(scale))
-    if pixels.shape[1] == made and pixels.shape[-2:] == size == (height, width):
+    is_right_size = pixels.shape[-2:] == size == (height, width)
+    if is_right_size and pixels.shape[1] == made:
         return pixels.mul_(scale).add_(offset).expand(-1, channels, -1, -1)
-    # Some images at a time, so that what lies between stays in the processor's cache.
     result = memory.empty(len(pixels), made, height, width)
+    if is_right_size:
+        return torch.mul(pixels, scale, out=result).add_(offset).expand(-1, channels, -1, -1)
+    # Some images at a time, so that what lies between stays in the processor's cache.
     count = max(1, _BLOCK_PIXELS // (height * width))
     window = (_middle(size[0], height), _middle(size[1], width))
     for block, finished in zip(torch.split(pixels, count), torch.split(result, count), strict=True):
         resized = resize(block, *size, settings.resample, whole_levels=whole_levels, window=window)
-        cropped = _center_crop(resized, height, width)
-        torch.mul(cropped, scale, out=finished).add_(offset)
+        cropped = _center_crop(resized, height, width).expand(-1, made, -1, -1)
+        for channel in range(made):  # so that each number is written once
+            torch.add(
+                offset.expand(made, 1, 1)[channel],
+                cropped[:, channel],
+                alpha=float(scale.expand(made, 1, 1)[channel]),
+                out=finished[:, channel],
+            )
     return result.expand(-1, channels, -1, -1)
 
 

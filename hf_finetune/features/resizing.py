@@ -21,7 +21,8 @@ from torch import Tensor
 _FRACTION_BITS = 22  # Pillow's weights of whole levels are integers over 2^22
 _PILLOW_SAVES_ROWS = int(PIL.__version__.split(".")[0]) >= 13
 _LARGEST_PRODUCT = 64 * 64  # pixels; from larger images on Pillow's own loop is quicker
-_BLOCK_PIXELS = 2**18  # 2 MB of float64
+_BLOCK_PIXELS = 16 * 224 * 224
+_BAND_ROWS = 56  # of the result at a time
 _SINGLE_BITS = 15  # float32 sums weights of up to this many fraction bits times levels exactly
 
 
@@ -146,26 +147,84 @@ def _resize_by_products(
         by_columns = _weights(old_width, width, resample, whole_levels)[columns]
     # The order of the passes shows in the rounding. Pillow's was columns first until 13.0 (#9549).
     rows_first = _PILLOW_SAVES_ROWS and old_height - height > max(2 * (old_width - width), 0)
-
-    def resize_block(block: Tensor) -> Tensor:
-        if rows_first:
-            block = _multiply_rows(by_rows, block, whole_levels)
-        block = _multiply_columns(block, by_columns, whole_levels)
-        return block if rows_first else _multiply_rows(by_rows, block, whole_levels)
-
     weights = [weights for weights in (by_rows, by_columns) if weights is not None]
-    if all(one.dtype != torch.float64 for one in weights):
-        return resize_block(planes)
-    # float64 in blocks that stay in the cache: fresh memory would cost more than the products.
-    height = planes.shape[-2] if by_rows is None else len(by_rows)
-    width = planes.shape[-1] if by_columns is None else len(by_columns)
+    if any(one.dtype == torch.float64 for one in weights):
+        bands = None
+        if by_rows is not None:
+            bands = _bands(old_height, height, resample, *rows.indices(height)[:2])
+        return _resize_in_strips(planes, bands, by_columns, rows_first)
+    if rows_first:
+        planes = _multiply_rows(by_rows, planes, whole_levels)
+    planes = _multiply_columns(planes, by_columns, whole_levels)
+    return planes if rows_first else _multiply_rows(by_rows, planes, whole_levels)
+
+
+@dataclass(frozen=True)
+class _Band:
+    """New rows that lie together.
+
+    Attributes:
+        rows: Where they lie, of those that are wanted.
+        old_rows: All that they are made of.
+        weights: Of those in these: `[new, old]`.
+    """
+
+    rows: slice
+    old_rows: slice
+    weights: Tensor
+
+
+@lru_cache(maxsize=64)
+def _bands(old: int, new: int, resample: int, first: int, past: int) -> tuple[_Band, ...]:
+    """The rows `first … past - 1` of Pillow's weights of whole levels, without most of the zeros.
+
+    A new row is made of a few old ones; a product with all of them would multiply mostly by 0.
+    """
+    weights = _weights(old, new, resample, True)[first:past].double()
+    bands = []
+    for start in range(0, len(weights), _BAND_ROWS):
+        part = weights[start : start + _BAND_ROWS]
+        used = part.any(dim=0).nonzero()
+        old_rows = slice(int(used[0]), int(used[-1]) + 1)
+        rows = slice(start, start + len(part))
+        bands.append(_Band(rows, old_rows, part[:, old_rows].contiguous()))
+    return tuple(bands)
+
+
+def _resize_in_strips(
+    planes: Tensor, bands: tuple[_Band, ...] | None, by_columns: Tensor | None, rows_first: bool
+) -> Tensor:
+    """Resizes `[N, H, W]` of whole levels in float64, some images at a time: they stay in the cache.
+
+    They lie side by side, so that one product is for all of them.
+    """
+    height = planes.shape[1] if bands is None else bands[-1].rows.stop
+    width = planes.shape[2] if by_columns is None else len(by_columns)
     resized = torch.empty(len(planes), height, width)
     block_size = max(1, _BLOCK_PIXELS // (height * width))
     for block, result in zip(
         torch.split(planes, block_size), torch.split(resized, block_size), strict=True
     ):
-        result.copy_(resize_block(block))
+        strips, wanted = block.transpose(0, 1).double(), result.transpose(0, 1)
+        if bands is not None and rows_first:
+            strips = _multiply_bands(bands, strips, strips.new_empty(height, *strips.shape[1:]))
+        if by_columns is not None:
+            strips = _round_levels(strips @ by_columns.double().T)
+        if bands is not None and not rows_first:
+            _multiply_bands(bands, strips, wanted)
+        else:
+            wanted.copy_(strips)
     return resized
+
+
+def _multiply_bands(bands: tuple[_Band, ...], strips: Tensor, result: Tensor) -> Tensor:
+    """Makes the new rows `[new, N, W]` of old ones `[old, N, W]`, in the result's memory."""
+    flat = strips.reshape(len(strips), -1)
+    memory = flat.new_empty(_BAND_ROWS, flat.shape[1])
+    for band in bands:
+        product = torch.mm(band.weights, flat[band.old_rows], out=memory[: len(band.weights)])
+        result[band.rows] = _round_levels(product).view(-1, *strips.shape[1:])
+    return result
 
 
 def _multiply_columns(planes: Tensor, weights: Tensor | None, whole_levels: bool) -> Tensor:
@@ -184,8 +243,12 @@ def _multiply(left: Tensor, right: Tensor, whole_levels: bool) -> Tensor:
     """Products of matrices `[N, …, …]`; rounded (halves up) and clipped where levels are whole."""
     if not whole_levels:
         return torch.bmm(left, right)
-    half = torch.full((), 0.5, dtype=left.dtype)
-    return torch.baddbmm(half, left, right).floor_().clamp_(0, 255)
+    return _round_levels(torch.bmm(left, right))
+
+
+def _round_levels(sums: Tensor) -> Tensor:
+    """Whole levels, in the same memory: halves up, and clipped."""
+    return sums.add_(0.5).floor_().clamp_(0, 255)
 
 
 @lru_cache(maxsize=64)

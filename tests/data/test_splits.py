@@ -72,6 +72,8 @@ def test_shares_too_small_for_the_classes_are_told():
         DataError, match=r"0.15 of 24 rows are 4, .* of 6 classes. .*between 0.25 a"
     ):
         hold_out_rows(labels, 0.15, 0)
+    with pytest.raises(DataError, match=r"of 6 classes. Add rows: 12 are needed at least.$"):
+        hold_out_rows(labels[:11], 0.5, 0)
     kept, held = hold_out_rows(labels, 0.25, 0)
     assert (len(kept), len(held)) == (18, 6)
 
