@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-# What torch says on a CPU (on Windows in words of its own), of sizes beyond all memory, and on a GPU
+# What torch says on a CPU (on Windows in other words), of sizes beyond all memory, and on a GPU
 # (CUDA's and Apple's alike).
 _SIGNS = (
     "can't allocate memory",

@@ -194,9 +194,9 @@ def _bands(old: int, new: int, resample: int, first: int, past: int) -> tuple[_B
 def _resize_in_strips(
     planes: Tensor, bands: tuple[_Band, ...] | None, by_columns: Tensor | None, rows_first: bool
 ) -> Tensor:
-    """Resizes `[N, H, W]` of whole levels in float64, some images at a time: they stay in the cache.
+    """Resizes `[N, H, W]` of whole levels in float64, some images at a time.
 
-    They lie side by side, so that one product is for all of them.
+    They lie side by side, so that one product is for all of them, and stay in the cache.
     """
     height = planes.shape[1] if bands is None else bands[-1].rows.stop
     width = planes.shape[2] if by_columns is None else len(by_columns)
