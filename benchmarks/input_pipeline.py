@@ -261,10 +261,12 @@ def main() -> None:
     data = load_data(Options(root=str(root)))
     settle_compute(ComputeOptions())  # threads as in a run
     images = read_idx(root / "t10k-images-idx3-ubyte.gz", axes=3)
-    count, repeats, *sizes = (2, 1, 2, 4, 1) if arguments.quick else (50, 5, 10, 300, 2)
+    count, repeats, images_repeats, *sizes = (
+        (2, 1, 1, 2, 4, 1) if arguments.quick else (50, 5, 21, 10, 300, 2)
+    )
     print(f"Input pipeline: images of {root}; {describe_machine()}\n")
     print(compare_loaders(data, count, repeats) + "\n")
-    print(compare_processors(images, repeats) + "\n")
+    print(compare_processors(images, images_repeats) + "\n")
     print(compare_sizes(root, *sizes))
 
 

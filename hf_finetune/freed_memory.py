@@ -1,8 +1,8 @@
 """Lets freed memory stay with the process on Linux, ready for the next step of training.
 
-glibc hands large blocks back to the system as soon as they are freed, and top of its heap with
-them; a training step then gets its activations page by page again, each page cleared and mapped
-anew. That was a quarter to a third of the time of a step (`benchmarks/README.md`).
+glibc hands large blocks, and the top of its heap, back to the system as soon as they are free; a step
+then gets its activations page by page again, each page cleared and mapped anew. What that costs
+depends on the sizes that the process has met before; `benchmarks/README.md` has figures.
 """
 
 from __future__ import annotations
