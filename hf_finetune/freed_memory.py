@@ -1,8 +1,8 @@
 """Lets freed memory stay with the process on Linux, ready for the next step of training.
 
-glibc hands large blocks, and the top of its heap, back to the system as soon as they are free; a step
-then gets its activations page by page again, each page cleared and mapped anew. What that costs
-depends on the sizes that the process has met before; `benchmarks/README.md` has figures.
+glibc hands large blocks, and the top of its heap, back to the system as soon as they are free; a
+step then gets its activations page by page again, each page cleared and mapped anew. What that
+costs depends on the sizes that the process has met before; `benchmarks/README.md` has figures.
 """
 
 from __future__ import annotations

@@ -113,7 +113,31 @@ def test_a_block_pools_where_it_is_told_and_adds_what_the_first_convolution_gave
     assert torch.equal(model.features(images), halved + others[1](others[0](halved)))
     plain = small(**settings, pool_after="last")
     kinds = [type(layer).__name__ for layer in plain.features[0]]
-    assert kinds == ["Conv2d", "ReLU", "Conv2d", "ReLU", "MaxPool2d"]
+    assert kinds == ["Conv2d", "ReLU", "Conv2d", "MaxPool2d", "ReLU"]
+
+
+def test_relu_after_the_pool_changes_no_bit():
+    """Ties and pixels below 0 among them: what is largest, and what flows back, stays the same."""
+    block = small(channels=[4], convolutions_per_block=2, norm="batch").features[0]
+    usual = nn.Sequential(*block[:-2], block[-1], block[-2])
+    images = torch.randn(9, 1, 28, 28).round()
+    images[:3] = 0
+    outcomes = []
+    for layers in (block, usual):
+        layers.zero_grad()
+        output = layers(images)
+        output.square().sum().backward()
+        gradients = [p.grad.clone() for p in block.parameters() if p.grad is not None]
+        outcomes.append([output, *gradients])
+    assert len(outcomes[0]) == 7
+    assert (outcomes[0][0] == 0).any()
+    assert all(torch.equal(own, other) for own, other in zip(*outcomes, strict=True))
+
+
+@pytest.mark.parametrize("settings", [{"activation": "gelu"}, {"pool": "average"}])
+def test_what_does_not_commute_keeps_its_order(settings: dict[str, str]):
+    kinds = [type(layer).__name__ for layer in small(channels=[4], **settings).features[0]]
+    assert kinds[-1].endswith("Pool2d")
 
 
 def test_a_residual_needs_equal_sizes():
