@@ -50,7 +50,7 @@ SPEECH_BATCH, IMAGE_BATCH, CLIPS = 16, 32, 16
 # left of an epoch, since batches by length differ within it), rounds.
 Length = tuple[int | None, int, int | None, int]
 SPEECH_LENGTH: Length = (None, 3, None, 3)
-IMAGE_LENGTH: Length = (384, 2, 10, 3)
+IMAGE_LENGTH: Length = (384, 2, 10, 7)
 QUICK: Length = (32, 1, 1, 1)
 MAX_SECONDS = 1.0
 _LAYERS = {
