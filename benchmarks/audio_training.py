@@ -138,7 +138,6 @@ def _pad(examples: Sequence[torch.Tensor]) -> torch.Tensor:
 
 def prepare_speech(root: Path, folder: Path, length: Length) -> Setting:
     """Spoken digits of up to a second, and a wav2vec2 whose front end is frozen."""
-    examples, warm_up, steps, _ = length
     Wav2Vec2Config(**_LAYERS).save_pretrained(folder / "speech")
     Wav2Vec2FeatureExtractor().save_pretrained(folder / "speech")
     tree = {
@@ -153,16 +152,12 @@ def prepare_speech(root: Path, folder: Path, length: Length) -> Setting:
         "run": {"directory": str(folder / "runs"), "pictures": False},
         "features": {"audio": {"max_seconds": MAX_SECONDS}},
     }
-    config = config_from(tree)
-    data = _shorten(load_data(config.data), examples)
-    ready, labels = _read_features(tree, data, "input_values")
-    steps = len(labels) // SPEECH_BATCH - warm_up if steps is None else steps
-    return Setting(tree, data, ready, labels, SPEECH_BATCH, warm_up, steps)
+    data = load_data(config_from(tree).data)
+    return _make_setting(tree, data, "input_values", SPEECH_BATCH, length)
 
 
 def prepare_images(folder: Path, length: Length) -> Setting:
     """Corrupted digits at 224 pixels, and a DeiT."""
-    examples, warm_up, steps, _ = length
     DeiTConfig(**_LAYERS).save_pretrained(folder / "image")
     ViTImageProcessorPil().save_pretrained(folder / "image")
     tree = {
@@ -171,9 +166,20 @@ def prepare_images(folder: Path, length: Length) -> Setting:
         "train": _train_tree(IMAGE_BATCH),
         "run": {"directory": str(folder / "runs"), "pictures": False},
     }
-    data = _shorten(load_data(config_from(tree).data), examples)
-    ready, labels = _read_features(tree, data, "pixel_values")
-    return Setting(tree, data, ready, labels, IMAGE_BATCH, warm_up, steps or 1)
+    data = load_data(config_from(tree).data)
+    return _make_setting(tree, data, "pixel_values", IMAGE_BATCH, length)
+
+
+def _make_setting(
+    tree: dict[str, Any], data: LoadedData, name: str, batch: int, length: Length
+) -> Setting:
+    """Shortens the data, and makes the features that the bare loop has ready."""
+    examples, warm_up, steps, _ = length
+    data = _shorten(data, examples)
+    ready, labels = _read_features(tree, data, name)
+    if steps is None:
+        steps = len(labels) // batch - warm_up
+    return Setting(tree, data, ready, labels, batch, warm_up, steps)
 
 
 def _model_tree(name: str, folder: Path, **more: Any) -> dict[str, Any]:

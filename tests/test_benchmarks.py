@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,25 @@ def read_tables(text: str) -> list[list[dict[str, str]]]:
         assert all(re.fullmatch("-+:?", cell) for cell in rule)
         tables.append([dict(zip(header, row, strict=True)) for row in rows])
     return tables
+
+
+def test_ratios_are_taken_within_a_round(monkeypatch: pytest.MonkeyPatch):
+    """A machine at half its speed, then at a third of it, changes none."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    measurement = importlib.import_module(SHARED_GROUND)
+    asked: list[str] = []
+    seconds = {"a": iter([1.0, 2.0, 3.0]), "b": iter([4.0, 8.0, 12.0])}
+
+    def clock(name: str) -> float:
+        asked.append(name)
+        return next(seconds[name])
+
+    turns = measurement.take_turns({name: partial(clock, name) for name in "ab"}, 3)
+    assert asked == ["a", "b", "b", "a", "a", "b"]
+    assert (turns.median("a"), turns.median("b")) == (2, 8)
+    assert turns.times_as_fast("a", "b") == 4
+    uneven = measurement.Turns({"a": [1.0, 2.0, 9.0], "b": [3.0, 2.0, 36.0]})
+    assert uneven.times_as_fast("a", "b") == 3  # of 3, 1 and 4; the medians alone say 1.5
 
 
 def test_every_benchmark_is_listed():

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from hf_finetune.engines.freed_memory import keep_freed_memory
 from hf_finetune.engines.options import ComputeOptions
 from hf_finetune.errors import UserError
-from hf_finetune.freed_memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -33,7 +33,7 @@ class Compute:
         num_threads: Threads of this process on the CPU.
         num_processes: Processes that train together.
         process_index: This process among them.
-        keeps_freed_memory: Whether freed memory stays with the process (`freed_memory`).
+        keeps_freed_memory: Whether freed memory stays with the process (`engines.freed_memory`).
     """
 
     device: str

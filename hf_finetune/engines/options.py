@@ -244,5 +244,6 @@ class ComputeOptions(Section):
     num_threads: Literal["auto"] | Annotated[int, Field(gt=0, le=1024)] = "auto"
     """Threads of one process on the CPU; `auto` shares the cores out among the processes."""
     keep_freed_memory: bool = True
-    """On Linux: memory that a step frees stays with the process for the next one. Much faster on
-    the CPU; the process stays as large as it has once been. Can't be taken back in a process."""
+    """On Linux: memory that a step frees stays with the process for the next one, which makes steps
+    on the CPU up to a tenth faster; the process stays as large as it has once been. Holds until the
+    process ends."""

@@ -73,13 +73,12 @@ class TrainingStep:
 
     def begin(self, batches: Sequence[Batch]) -> None:
         """Starts a step: sums the example weights of all its micro-batches on all processes."""
-        weights = [of_labels(self._loss.weights, batch).sum() for batch in batches]
-        total = weights[0] if len(weights) == 1 else torch.stack(weights).sum()
-        self.total_weight = self._sum_over_processes(total)
+        weights = torch.stack([of_labels(self._loss.weights, batch).sum() for batch in batches])
+        self.total_weight = self._sum_over_processes(weights.sum())
         self.loss_sum = torch.zeros_like(self.total_weight)
         rows = sum(len(batch["labels"]) for batch in batches)
         # Counted, not multiplied: of batches by length a process may have fewer rows than another.
-        self.num_rows = self._sum_over_processes(torch.tensor(rows, device=total.device))
+        self.num_rows = self._sum_over_processes(torch.tensor(rows, device=weights.device))
 
     def micro_batch_loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The micro-batch's part of the step's loss, to call backward on; a float32 scalar.

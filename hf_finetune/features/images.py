@@ -178,16 +178,13 @@ def _finish(
     # Some images at a time, so that what lies between stays in the processor's cache.
     count = max(1, _BLOCK_PIXELS // (height * width))
     window = (_middle(size[0], height), _middle(size[1], width))
+    scales, offsets = scale.expand(made, 1, 1).flatten().tolist(), offset.expand(made, 1, 1)
     for block, finished in zip(torch.split(pixels, count), torch.split(result, count), strict=True):
         resized = resize(block, *size, settings.resample, whole_levels=whole_levels, window=window)
         cropped = _center_crop(resized, height, width).expand(-1, made, -1, -1)
-        for channel in range(made):  # so that each number is written once
-            torch.add(
-                offset.expand(made, 1, 1)[channel],
-                cropped[:, channel],
-                alpha=float(scale.expand(made, 1, 1)[channel]),
-                out=finished[:, channel],
-            )
+        for channel, (factor, summand) in enumerate(zip(scales, offsets, strict=True)):
+            # scale * pixels + offset, each number written once
+            torch.add(summand, cropped[:, channel], alpha=factor, out=finished[:, channel])
     return result.expand(-1, channels, -1, -1)
 
 

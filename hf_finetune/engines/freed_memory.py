@@ -14,14 +14,16 @@ import sys
 # malloc.h: M_TRIM_THRESHOLD and M_MMAP_THRESHOLD.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _NEVER = -1
-_LARGEST_KEPT_BYTES = 2**30  # a larger block goes back at once: few steps make one
+_OWN_SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_")
+# A larger block goes back at once: few steps make one. Older glibcs take no more than the second.
+_LARGEST_KEPT_BYTES = (2**30, 2**25)
 
 
 def keep_freed_memory() -> bool:
     """Asks the C library to keep what is freed; for the rest of the process's life.
 
-    Its own settings (`MALLOC_TRIM_THRESHOLD_` and its kin, `GLIBC_TUNABLES`) go first: where one of
-    them is set, nothing is changed.
+    Its own settings go first: where one of `_OWN_SETTINGS` or `GLIBC_TUNABLES` speaks of this,
+    nothing is changed.
 
     Returns:
         Whether it does. False where there is no glibc (macOS, Windows, musl).
@@ -31,13 +33,13 @@ def keep_freed_memory() -> bool:
     if sys.platform != "linux" or _has_own_settings():
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return mallopt is not None and bool(
-        mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT_BYTES) and mallopt(_TRIM_THRESHOLD, _NEVER)
+    return (
+        mallopt is not None
+        and any(mallopt(_MMAP_THRESHOLD, size) for size in _LARGEST_KEPT_BYTES)
+        and bool(mallopt(_TRIM_THRESHOLD, _NEVER))
     )
 
 
 def _has_own_settings() -> bool:
-    names = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_")
-    return any(name in os.environ for name in names) or (
-        "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
-    )
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    return "glibc.malloc" in tunables or any(name in os.environ for name in _OWN_SETTINGS)
