@@ -34,6 +34,7 @@ from hf_finetune.features.extraction import extractor_for
 from hf_finetune.features.resampling import resample
 
 Audio = AudioFile | AudioArray
+_Stretch = tuple[Audio, str, int, int]  # clip, its name, first frame, frames
 
 
 class AudioCollator:
@@ -185,10 +186,9 @@ class AudioCollator:
             [self._count_wanted(audio, speed) for audio, speed in zip(audios, speeds, strict=True)]
         )
         starts = random_starts(frames, lengths, keys.uniform(Draw.CLIP_START))
-        clips = [
-            self._read(audio, name, int(start), int(length))
-            for audio, name, start, length in zip(audios, names, starts, lengths, strict=True)
-        ]
+        clips = self._read_all(
+            list(zip(audios, names, starts.tolist(), lengths.tolist(), strict=True))
+        )
         if self._waveforms is None:
             return [self._trim(clip) for clip in clips]
         clips = [self._trim(clip) for clip in self._waveforms.apply(clips, keys)]
@@ -199,13 +199,14 @@ class AudioCollator:
         self, audios: Sequence[Audio], names: Sequence[str]
     ) -> tuple[list[Tensor], list[int]]:
         """The windows of every example, and the example of each."""
-        clips, examples = [], []
+        stretches: list[_Stretch] = []
+        examples = []
         for place, (audio, name) in enumerate(zip(audios, names, strict=True)):
             length = self._count_wanted(audio)
             for start in window_starts(_count_frames(audio), length, self.num_windows):
-                clips.append(self._trim(self._read(audio, name, start, length)))
+                stretches.append((audio, name, start, length))
                 examples.append(place)
-        return clips, examples
+        return [self._trim(clip) for clip in self._read_all(stretches)], examples
 
     def _count_wanted(self, audio: Audio, speed: float = 1.0) -> int:
         """Frames to read of a clip that will be played at some speed."""
@@ -215,20 +216,32 @@ class AudioCollator:
         ratio = audio["sampling_rate_hz"] / self.extractor.sampling_rate_hz
         return min(frames, int(np.ceil(self._most * ratio * speed)))
 
+    def _read_all(self, stretches: Sequence[_Stretch]) -> list[Tensor]:
+        """Stretches of clips at the model's rate: float32 `[T]` each.
+
+        All are read before the first is resampled: in turn, the two take twice as long.
+        """
+        clips = [self._read(*stretch) for stretch in stretches]
+        for place, (audio, name, *_) in enumerate(stretches):
+            clips[place] = self._resample(clips[place], audio["sampling_rate_hz"], name)
+        return clips
+
     def _read(self, audio: Audio, name: str, start: int, length: int) -> Tensor:
-        """Part of a clip at the model's rate: float32 `[T]`."""
+        """Part of a clip at its own rate: float32 `[T]`."""
         if "array" in audio:
             samples = _check_array(audio["array"], name)[start : start + length]
         else:
             samples = read_audio(audio, start, length, name)
-        clip = torch.from_numpy(np.require(samples, requirements=["C", "W"]))
-        if length == _count_frames(audio) and not self._warned and not clip.any():
+        if length == _count_frames(audio) and not self._warned and not samples.any():
             self._warned = True
             warnings.warn(
                 f"{name}: it is all silence. (Said once, however many there are.)", stacklevel=2
             )
+        return torch.from_numpy(np.require(samples, requirements=["C", "W"]))
+
+    def _resample(self, clip: Tensor, rate_hz: int, name: str) -> Tensor:
         try:
-            return resample(clip, audio["sampling_rate_hz"], self.extractor.sampling_rate_hz)
+            return resample(clip, rate_hz, self.extractor.sampling_rate_hz)
         except ValueError as error:
             raise DataError(f"{name}: {error}") from error
 

@@ -13,9 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 # 256 MB of filter: where two rates share no factor (22,051 and 16,000 Hz) it would be 1.4 GB.
 _MOST_WEIGHTS = 2**26
+# A convolution is compiled for each new length, which takes longer than the work itself. So longer
+# clips are filled up with zeros to a few lengths. (Shorter ones would come out with other last bits.)
+_BLOCK, _LEAST_FILLED_UP = 2**13, 3 * 2**13
 
 
 def resample(waveform: Tensor, from_hz: int, to_hz: int) -> Tensor:
@@ -42,8 +46,11 @@ def resample(waveform: Tensor, from_hz: int, to_hz: int) -> Tensor:
         return waveform
     check_rates(from_hz, to_hz)
     common = gcd(from_hz, to_hz)
+    num_samples = -(-len(waveform) * to_hz // from_hz)
+    if len(waveform) >= _LEAST_FILLED_UP:
+        waveform = pad(waveform, (0, -len(waveform) % _BLOCK))
     resampled: Tensor = _filter(from_hz // common, to_hz // common)(waveform)
-    return resampled
+    return resampled[:num_samples]
 
 
 def check_rates(from_hz: int, to_hz: int) -> None:

@@ -21,6 +21,30 @@ def test_every_bit_is_torchaudios(from_hz, to_hz):
         assert torch.equal(resample(clip, from_hz, to_hz), expected)
 
 
+@pytest.mark.parametrize("num_samples", [24575, 24576, 24577, 32768, 99000])
+def test_every_bit_is_torchaudios_where_a_clip_is_filled_up(num_samples):
+    """As long clips are, lest the convolution is compiled for every length."""
+    clip = torch.from_numpy(tone(num_samples / 16000))
+    assert len(clip) == num_samples
+    for from_hz, to_hz in [*RATES, (107, 100)]:
+        expected = resample_with_torchaudio(clip, from_hz, to_hz)
+        assert torch.equal(resample(clip, from_hz, to_hz), expected)
+
+
+def test_long_clips_of_many_lengths_are_resampled_at_few(monkeypatch):
+    lengths = set()
+    resample_as_ever = resampling._filter(441, 320)
+
+    def spy(waveform):
+        lengths.add(len(waveform))
+        return resample_as_ever(waveform)
+
+    monkeypatch.setattr(resampling, "_filter", lambda *_: spy)
+    for num_samples in range(60_000, 70_000, 100):
+        resample(torch.zeros(num_samples), 22050, 16000)
+    assert len(lengths) == 2
+
+
 def test_equal_rates_change_nothing():
     clip = torch.from_numpy(tone(0.1))
     assert resample(clip, 16000, 16000) is clip
