@@ -18,7 +18,7 @@ from torch.nn.functional import pad
 # 256 MB of filter: where two rates share no factor (22,051 and 16,000 Hz) it would be 1.4 GB.
 _MOST_WEIGHTS = 2**26
 # A convolution is compiled for each new length, which takes longer than the work itself. So longer
-# clips are filled up with zeros to a few lengths. (Shorter ones would come out with other last bits.)
+# clips are filled up with zeros to a few lengths. (Shorter ones would get other last bits.)
 _BLOCK, _LEAST_FILLED_UP = 2**13, 3 * 2**13
 
 
