@@ -12,6 +12,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
+
+from hf_finetune.models.modeling_cnn import CnnConfig, CnnForImageClassification
 
 FOLDER = Path("benchmarks")
 TABLES = {
@@ -54,6 +57,19 @@ def test_ratios_are_taken_within_a_round(monkeypatch: pytest.MonkeyPatch):
     assert turns.times_as_fast("a", "b") == 4
     uneven = measurement.Turns({"a": [1.0, 2.0, 9.0], "b": [3.0, 2.0, 36.0]})
     assert uneven.times_as_fast("a", "b") == 3  # of 3, 1 and 4; the medians alone say 1.5
+
+
+def test_the_course_has_the_same_network_as_it_is_usually_written(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    throughput = importlib.import_module("throughput")
+    model = CnnForImageClassification(CnnConfig())
+    model.train()(torch.randn(4, 1, 28, 28))  # so that batch norm knows something
+    images = torch.randn(3, 1, 28, 28)
+    before = model.eval()(images).logits
+    assert [type(layer).__name__ for layer in model.features[0][-2:]] == ["MaxPool2d", "ReLU"]
+    after = throughput.as_usually_written(model).eval()(images).logits
+    assert [type(layer).__name__ for layer in model.features[0][-2:]] == ["ReLU", "MaxPool2d"]
+    assert torch.equal(after, before)
 
 
 def test_every_benchmark_is_listed():
