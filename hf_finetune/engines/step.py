@@ -67,7 +67,9 @@ class TrainingStep:
     def __init__(self, loss: Loss, accelerator: Accelerator) -> None:
         self._loss = loss
         self._accelerator = accelerator
+        self._num_processes = accelerator.num_processes
         self.total_weight = torch.zeros(())
+        self._share = torch.zeros(())
         self.loss_sum = torch.zeros(())
         self.num_rows = torch.zeros((), dtype=torch.int64)
 
@@ -75,6 +77,8 @@ class TrainingStep:
         """Starts a step: sums the example weights of all its micro-batches on all processes."""
         weights = torch.stack([of_labels(self._loss.weights, batch).sum() for batch in batches])
         self.total_weight = self._sum_over_processes(weights.sum())
+        # Data parallelism averages gradients over processes where the contract wants their sum.
+        self._share = self.total_weight / self._num_processes
         self.loss_sum = torch.zeros_like(self.total_weight)
         rows = sum(len(batch["labels"]) for batch in batches)
         # Counted, not multiplied: of batches by length a process may have fewer rows than another.
@@ -83,21 +87,19 @@ class TrainingStep:
     def micro_batch_loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The micro-batch's part of the step's loss, to call backward on; a float32 scalar.
 
-        Data parallelism averages gradients over processes where the contract wants their sum,
-        hence the factor.
+        With several processes, so many times that part: their gradients are averaged.
         """
         logits = model(**model_inputs(batch)).logits
         loss_sum = of_labels(partial(self._loss, logits), batch).sum()
         self.loss_sum = self.loss_sum + loss_sum.detach()
-        processes: int = self._accelerator.num_processes
-        return loss_sum / self.total_weight * processes
+        return loss_sum / self._share
 
     def end(self) -> tuple[Tensor, Tensor, Tensor]:
         """Sum of weighted example losses, sum of weights, and rows of the step's whole batch."""
         return self._sum_over_processes(self.loss_sum), self.total_weight, self.num_rows
 
     def _sum_over_processes(self, value: Tensor) -> Tensor:
-        if self._accelerator.num_processes == 1:
+        if self._num_processes == 1:
             return value
         total: Tensor = self._accelerator.reduce(value, reduction="sum")
         return total
