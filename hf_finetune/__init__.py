@@ -10,10 +10,10 @@ Public names are imported when they are first used, so that importing the packag
 
 from __future__ import annotations
 
-import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from hf_finetune.engines.compiled_shapes import keep_few_shapes
 from hf_finetune.torchaudio_repair import repair_torchaudio
 
 if TYPE_CHECKING:
@@ -32,9 +32,7 @@ _HOMES = {
 __all__ = ["RunConfig", "finetune", "load_config", "load_run"]
 
 repair_torchaudio()
-# oneDNN keeps what it compiled for the last 1024 shapes: with clips of ever new lengths that came
-# to more than a gigabyte, and to no speed. Read when torch first computes with it, hence so early.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
+keep_few_shapes()
 
 
 def __getattr__(name: str) -> object:

@@ -20,9 +20,10 @@ from hf_finetune.config import RunConfig
 from hf_finetune.data import LoadedData, load_data
 from hf_finetune.data.preparation import pixel_statistics
 from hf_finetune.engines.batches import make_loader
+from hf_finetune.engines.compiled_shapes import keep_shapes_of
 from hf_finetune.engines.compute import Compute, seed_everything, settle_compute
 from hf_finetune.engines.job import Listener, TrainingJob
-from hf_finetune.engines.length_batches import batches_by_length
+from hf_finetune.engines.length_batches import batches_by_length, cut_seconds
 from hf_finetune.engines.optimization import Length, build_optimizer, build_schedule
 from hf_finetune.evaluation import Predictions
 from hf_finetune.evaluation.metrics import score
@@ -174,6 +175,9 @@ def assemble(config: RunConfig) -> Workbench:
 
 def assemble_with(config: RunConfig, data: LoadedData, classifier: Classifier | None) -> Workbench:
     """As `assemble`, on data that is loaded already, and on a given classifier if there is one."""
+    train = data.splits["train"]
+    if "audio" in train.column_names and len(train):
+        keep_shapes_of(float(cut_seconds(train, config.features.audio, training=True).max()))
     if classifier is None:
         seed_everything(config.seed)
         classifier = build_model(config.model, describe(data))

@@ -78,8 +78,11 @@ def _describe_model(bench: Workbench) -> str:
 def _describe_features(bench: Workbench, job: TrainingJob) -> str:
     if "audio" in bench.data.splits["train"].column_names:
         batches = job.train_loader.batch_sampler
-        told = f"; {batches.describe()}" if isinstance(batches, LengthBatches) else ""
-        return describe_audio_options(bench.config.features.audio) + told
+        told = describe_audio_options(bench.config.features.audio)
+        if not isinstance(batches, LengthBatches):
+            return told
+        padded = getattr(job.train_loader.collate_fn, "padded_seconds", None)
+        return f"{told}; {batches.describe(padded)}"
     augmentation = bench.config.features.augmentation
     active = augmentation.model_dump(exclude_defaults=True)
     listed = ", ".join(f"{name} {_describe_value(value)}" for name, value in active.items())

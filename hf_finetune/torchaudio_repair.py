@@ -1,4 +1,4 @@
-"""Lets torchaudio be imported beside a CPU build of torch; the package's one import-time effect.
+"""Lets torchaudio be imported beside a CPU build of torch, when the package is imported.
 
 The torchaudio wheels on the package index are CUDA builds. Beside a CPU-only torch their compiled
 part fails to load (`OSError: … libc10_cuda.so`), and since transformers imports torchaudio wherever

@@ -125,7 +125,7 @@ def test_a_dump_holds_the_whole_tree_in_order_and_lists_in_one_line() -> None:
 
 
 def test_generated_configs_survive_writing_and_reading_and_satisfy_the_schema() -> None:
-    configs = generated_configs(150)
+    configs = generated_configs(80)
     schema = jsonschema.Draft202012Validator(config_schema())
     for config in configs:
         written = dump_config(config)

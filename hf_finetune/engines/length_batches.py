@@ -6,7 +6,7 @@ Lengths come from the files' headers; nothing is decoded.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import datasets
 
     from hf_finetune.features import AudioOptions
+
+Padded = Callable[[float], float]
 
 
 class LengthBatches(Sampler[list[tuple[int, int]]]):
@@ -107,9 +109,13 @@ class LengthBatches(Sampler[list[tuple[int, int]]]):
     def _turns(self, batch: NDArray[np.int64]) -> range:
         return range(min(self._parts, len(batch)))
 
-    def describe(self) -> str:
-        """How much of a batch is padding, in words for the plan; and how full equal ones are."""
-        padding = f"{padding_share(self._lengths, self.order()):.0%} padding"
+    def describe(self, padded: Padded | None = None) -> str:
+        """How much of a batch is padding, in words for the plan; and how full equal ones are.
+
+        Args:
+            padded: See `padding_share`.
+        """
+        padding = f"{padding_share(self._lengths, self.order(), padded):.0%} padding"
         if not self._exact:
             return f"batches of similar length, {padding}"
         # Where few clips are equal, a step learns from fewer of them than the batch size says.
@@ -148,11 +154,8 @@ def batches_by_length(
     """
     if "audio" not in split.column_names or options.batches == "random":
         return None
-    seconds = clip_seconds(split)
-    if options.max_seconds and (training or options.evaluation_windows != "whole"):
-        seconds = seconds.clip(max=options.max_seconds)
     return LengthBatches(
-        seconds,
+        cut_seconds(split, options, training),
         batch_size,
         seed,
         shuffle=training,
@@ -163,22 +166,43 @@ def batches_by_length(
     )
 
 
+def cut_seconds(
+    split: datasets.Dataset, options: AudioOptions, training: bool
+) -> NDArray[np.float64]:
+    """What is taken of each clip of a split: float64 `[N]`, seconds; arguments as above."""
+    seconds = clip_seconds(split)
+    if options.max_seconds and (training or options.evaluation_windows != "whole"):
+        return seconds.clip(max=options.max_seconds)
+    return seconds
+
+
 def clip_seconds(split: datasets.Dataset) -> NDArray[np.float64]:
     """Length of each clip of a split by its header: float64 `[N]`, seconds."""
     frames = np.asarray(column_values(split, "audio", "num_frames"), np.float64)
     return frames / np.asarray(column_values(split, "audio", "sampling_rate_hz"), np.float64)
 
 
-def padding_share(lengths: NDArray[np.float64], batches: Sequence[NDArray[np.int64]]) -> float:
-    """Part of all that a model is given that is padding, each batch padded to its longest.
+def padding_share(
+    lengths: NDArray[np.float64],
+    batches: Sequence[NDArray[np.int64]],
+    padded: Padded | None = None,
+) -> float:
+    """Part of all that a model is given that is padding.
 
     Args:
         lengths: `[N]`, length of each row.
         batches: Rows of each batch, as `LengthBatches.order` gives them.
+        padded: What a batch of unequal rows is padded to, by the longest; None: to just that.
 
     Returns:
         0 (none) up to, but not including, 1.
     """
-    given = sum(len(batch) * float(lengths[batch].max()) for batch in batches)
+    given = 0.0
+    for batch in batches:
+        own = lengths[batch]
+        longest = float(own.max())
+        if padded is not None and float(own.min()) < longest:
+            longest = padded(longest)
+        given += len(batch) * longest
     filled = sum(float(lengths[batch].sum()) for batch in batches)
     return 1 - filled / given

@@ -24,6 +24,7 @@ from hf_finetune.features.audio_augmentation import WaveformAugmentation, mask_s
 from hf_finetune.features.audio_decoding import AudioArray, AudioFile, read_audio
 from hf_finetune.features.audio_options import AudioOptions
 from hf_finetune.features.clip_lengths import (
+    common_width,
     least_samples,
     least_training_samples,
     random_starts,
@@ -32,6 +33,7 @@ from hf_finetune.features.clip_lengths import (
 from hf_finetune.features.draws import Draw, Keys
 from hf_finetune.features.extraction import extractor_for
 from hf_finetune.features.resampling import resample
+from hf_finetune.features.waveform_cache import WaveformCache
 
 Audio = AudioFile | AudioArray
 _Stretch = tuple[Audio, str, int, int]  # clip, its name, first frame, frames
@@ -55,6 +57,8 @@ class AudioCollator:
         seed: See above.
         training: See above.
         num_windows: Stretches at most that are taken of a clip.
+        rounds_widths: Whether what is padded is padded to a common width (`common_width`), and not
+            to the longest clip of the batch.
 
     Raises:
         ModelError: The augmentation masks spectrograms, and the model takes none; or max_seconds
@@ -78,6 +82,9 @@ class AudioCollator:
         self._least = max(self.extractor.least_samples, least_samples(model_config))
         self._least_width = least_training_samples(model_config) if training else 1
         self.num_windows = _count_windows(audio, training)
+        self.rounds_widths = (
+            training and audio.batches != "equal_length" and self.extractor.pads_to_width
+        )
         self._most = self._find_most(audio)
         augmentation = audio.augmentation
         self._waveforms = self._masks = None
@@ -93,6 +100,7 @@ class AudioCollator:
                 )
             self._masks = augmentation
         self._warned = False
+        self._cache = WaveformCache(audio.waveform_cache_bytes)
 
     def _find_most(self, options: AudioOptions) -> int | None:
         """Samples to cut longer clips to."""
@@ -136,11 +144,13 @@ class AudioCollator:
         """
         clips, examples = self.read_clips(raw_batch)
         batch = {} if self.num_windows == 1 else {"example": torch.tensor(examples)}
-        features = self.extractor.extract(clips, self._least_width)
+        lengths = [len(clip) for clip in clips]
+        width = self._find_width(max(lengths)) if min(lengths) < max(lengths) else 0
+        features = self.extractor.extract(clips, max(width, self._least_width))
         if self._masks is not None:
-            lengths = [self.extractor.count_frames(len(clip)) for clip in clips]
+            counts = [self.extractor.count_frames(length) for length in lengths]
             frames = self.extractor.frames(features)
-            mask_spectrograms(frames, lengths, self._masks, self._keys(raw_batch))
+            mask_spectrograms(frames, counts, self._masks, self._keys(raw_batch))
         return batch | features | self.columns(raw_batch)
 
     def read_clips(self, raw_batch: dict[str, Any]) -> tuple[list[Tensor], list[int]]:
@@ -165,6 +175,17 @@ class AudioCollator:
             if raw_name in raw_batch
         }
 
+    def padded_seconds(self, seconds: float) -> float:
+        """What a batch of unequal clips is padded to, whose longest has this length."""
+        rate = self.extractor.sampling_rate_hz
+        return self._find_width(round(seconds * rate)) / rate if self.rounds_widths else seconds
+
+    def _find_width(self, longest: int) -> int:
+        """Samples to pad a batch of unequal clips to."""
+        width = common_width(longest) if self.rounds_widths else longest
+        # Many clips are cut to just the most.
+        return width if self._most is None else min(width, max(longest, self._most))
+
     def cuts_at_random(self, audio: Audio) -> bool:
         """Whether a clip is too long for training, and cut at a random place."""
         return self.training and self._count_wanted(audio) < _count_frames(audio)
@@ -186,9 +207,8 @@ class AudioCollator:
             [self._count_wanted(audio, speed) for audio, speed in zip(audios, speeds, strict=True)]
         )
         starts = random_starts(frames, lengths, keys.uniform(Draw.CLIP_START))
-        clips = self._read_all(
-            list(zip(audios, names, starts.tolist(), lengths.tolist(), strict=True))
-        )
+        stretches = list(zip(audios, names, starts.tolist(), lengths.tolist(), strict=True))
+        clips = self._read_or_recall(stretches, keys.indices.tolist())
         if self._waveforms is None:
             return [self._trim(clip) for clip in clips]
         clips = [self._trim(clip) for clip in self._waveforms.apply(clips, keys)]
@@ -215,6 +235,26 @@ class AudioCollator:
             return frames
         ratio = audio["sampling_rate_hz"] / self.extractor.sampling_rate_hz
         return min(frames, int(np.ceil(self._most * ratio * speed)))
+
+    def _read_or_recall(self, stretches: Sequence[_Stretch], rows: Sequence[int]) -> list[Tensor]:
+        """As `_read_all`; whole clips of earlier epochs come out of the cache.
+
+        Args:
+            stretches: Of training clips.
+            rows: The row of each; what it holds doesn't change in a collator's life.
+        """
+        whole = [length == _count_frames(audio) for audio, _, _, length in stretches]
+        found = [
+            self._cache.find(row) if is_whole else None
+            for row, is_whole in zip(rows, whole, strict=True)
+        ]
+        unknown = [place for place, clip in enumerate(found) if clip is None]
+        read = self._read_all([stretches[place] for place in unknown])
+        for place, clip in zip(unknown, read, strict=True):
+            found[place] = clip
+            if whole[place]:
+                self._cache.keep(rows[place], clip)
+        return [clip for clip in found if clip is not None]
 
     def _read_all(self, stretches: Sequence[_Stretch]) -> list[Tensor]:
         """Stretches of clips at the model's rate: float32 `[T]` each.

@@ -28,6 +28,7 @@ class Extractor(ABC):
         least_samples: Shortest clip that can be turned into features.
         most_samples: What lies beyond would be cut off; None: nothing is.
         makes_spectrograms: Whether `frames` can tell time and frequency of what comes out.
+        pads_to_width: Whether a batch can be made wider than its longest clip.
         gives_mask: Whether the processor asks for an attention mask.
         settings: Everything that the processor is set to, by name.
     """
@@ -35,6 +36,7 @@ class Extractor(ABC):
     least_samples = 1
     most_samples: int | None = None
     makes_spectrograms = True
+    pads_to_width = False
 
     def __init__(self, processor: Any) -> None:
         self.sampling_rate_hz = int(processor.sampling_rate)
@@ -47,7 +49,7 @@ class Extractor(ABC):
 
         Args:
             clips: float32 `[T]` each, of any lengths.
-            least_width: Samples to pad waveforms to at least.
+            least_width: Samples to pad to at least, where `pads_to_width`.
 
         Returns:
             `input_values` or `input_features`: float32 `[B, …]`; and `attention_mask`: int32
@@ -94,6 +96,7 @@ class Waveforms(Extractor):
     """
 
     makes_spectrograms = False
+    pads_to_width = True
 
     def __init__(self, processor: Any) -> None:
         super().__init__(processor)

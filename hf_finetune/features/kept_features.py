@@ -30,6 +30,7 @@ from hf_finetune.data.cache_folder import cache_folder
 from hf_finetune.data.tables import RowReader, column_values
 from hf_finetune.errors import DataError
 from hf_finetune.features.audio import AudioCollator
+from hf_finetune.features.clip_lengths import common_width
 from hf_finetune.progress_bar import progress_bar
 
 if TYPE_CHECKING:
@@ -177,6 +178,17 @@ class KeptFeatureCollator:
             batch["example"] = torch.arange(len(stretches)).repeat_interleave(counts)
         return batch | self.collator.columns(raw_batch)
 
+    def padded_seconds(self, seconds: float) -> float:
+        """What a batch of unequal clips is padded to, whose longest has this length."""
+        if not self.collator.rounds_widths:
+            return seconds
+        rate: float = self._frozen_part.frames_per_second
+        return self._find_width(round(seconds * rate)) / rate
+
+    def _find_width(self, longest: int) -> int:
+        """Frames to pad a batch of unequal clips to."""
+        return common_width(longest) if self.collator.rounds_widths else longest
+
     def _compute_missing(self, stretches: list[list[Stretch]], raw_batch: dict[str, Any]) -> None:
         """Fills in the clips that are cut at random."""
         places = [place for place, own in enumerate(stretches) if not own]
@@ -188,7 +200,10 @@ class KeptFeatureCollator:
 
     def _pad(self, parts: Sequence[Stretch]) -> dict[str, Tensor]:
         widths = [len(features) for features, _ in parts]
-        width = max(*widths, self._least_frames)
+        width = max(widths)
+        if min(widths) < width:
+            width = self._find_width(width)
+        width = max(width, self._least_frames)
         values = torch.zeros(len(parts), width, self.clips.num_channels, dtype=self.clips.dtype)
         for row, (features, _) in zip(values, parts, strict=True):
             row[: len(features)] = features

@@ -45,6 +45,7 @@ class FrozenPart:
         input_name: What the model calls the clips that it takes.
         dtype: Of the features: what the precision says.
         num_channels: Numbers in a frame.
+        frames_per_second: Of a clip.
     """
 
     input_name = "input_values"
@@ -59,13 +60,13 @@ class FrozenPart:
         self._precision = precision
         self.dtype = DTYPES[precision]
         self.num_channels = int(config.conv_dim[-1] if name == "front end" else _width(config))
-        frames_per_second = classifier.processor.sampling_rate / math.prod(config.conv_stride)
-        frame_bytes = self.num_channels * self.dtype.itemsize
-        self._bytes_per_second = float(frames_per_second * frame_bytes)
+        rate_hz = float(classifier.processor.sampling_rate)
+        self.frames_per_second: float = rate_hz / math.prod(config.conv_stride)
 
     def count_bytes(self, seconds: NDArray[Any]) -> float:
         """About the size of the features of clips of these lengths, `[N]`."""
-        return float(seconds.sum()) * self._bytes_per_second
+        frames = float(seconds.sum()) * self.frames_per_second
+        return frames * self.num_channels * self.dtype.itemsize
 
     def accept_ready(self, model: nn.Module) -> None:
         """Lets the model take features of this part; see `accept_ready_features`."""

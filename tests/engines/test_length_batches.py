@@ -83,10 +83,19 @@ def test_padding_share_counts_what_is_given():
     assert padding_share(lengths, [np.array([n]) for n in range(4)]) == 0
 
 
+def test_padding_share_counts_what_is_filled_up_to_a_common_width():
+    lengths = np.array([1.0, 2.0, 3.0, 3.0])
+    pairs = [np.array([0, 1]), np.array([2, 3])]
+    assert padding_share(lengths, pairs, lambda _: 4.0) == pytest.approx(5 / 14)
+    even = [np.array([2, 3])]  # of one length: not filled up
+    assert padding_share(lengths, even, lambda _: 4.0) == 0
+
+
 def test_the_plan_says_how_much_is_padding():
     lengths = np.array([1.0, 2, 3, 4])
     batches = LengthBatches(lengths, 2, 0, shuffle=False)
     assert batches.describe() == "batches of similar length, 17% padding"
+    assert batches.describe(lambda _: 5.0) == "batches of similar length, 50% padding"
     equal = LengthBatches(np.array([1.0, 2, 2, 2, 3, 4]), 2, 0, shuffle=True, exact=True)
     assert equal.describe() == "batches of equal length, 1.2 clips on average, 0% padding"
     assert sampler(exact=True, rounding=0.1).describe() != sampler(exact=True).describe()

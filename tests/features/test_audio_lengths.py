@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from hf_finetune.features.clip_lengths import (
+    common_width,
     least_samples,
     least_training_samples,
     random_starts,
@@ -47,6 +48,18 @@ LAYERS = {"conv_dim": (4,) * 3, "conv_stride": (5, 2, 3), "conv_kernel": (10, 3,
 )
 def test_windows_are_spread_over_the_clip(frames, length, windows, starts):
     assert window_starts(frames, length, windows) == starts
+
+
+def test_batches_come_in_few_widths_and_are_padded_little():
+    lengths = np.arange(1, 2**17)
+    widths = np.array([common_width(int(length)) for length in lengths])
+    assert (widths >= lengths).all()
+    assert (widths <= lengths * 17 / 16).all()
+    assert (widths / lengths)[2**12 :].mean() < 1.03
+    for octave in range(5, 17):
+        assert len(np.unique(widths[(widths > 2**octave) & (widths <= 2 ** (octave + 1))])) == 16
+    assert widths[:32].tolist() == lengths[:32].tolist()
+    assert [common_width(int(width)) for width in np.unique(widths)] == np.unique(widths).tolist()
 
 
 def test_random_cuts_reach_every_place_and_no_further():

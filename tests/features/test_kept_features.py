@@ -119,6 +119,21 @@ def test_a_batch_is_answered_as_each_clip_alone(kind, freeze, tmp_path, data):
         assert torch.allclose(together, answer(plain, ordinary), atol=1e-5)
 
 
+@pytest.mark.parametrize("batches", ["by_length", "equal_length"])
+def test_training_batches_are_padded_to_a_common_width(batches, tmp_path, data, monkeypatch):
+    monkeypatch.setattr(kept_features, "common_width", lambda frames: frames + 3)
+    kept, plain = both(tmp_path, data, features__audio__batches=batches)
+    assert kept.keeping is not None
+    batch = collate(kept, "train", [0, 1, 2])
+    clips = kept.keeping.kept["train"]
+    longest = max(len(features) for row in range(3) for features, _ in clips.read(row))
+    wider = 3 * (batches == "by_length")
+    assert batch["input_values"].shape[1] == longest + wider
+    alone = torch.cat([answer(plain, collate(plain, "train", [row])) for row in range(3)])
+    assert torch.allclose(answer(kept, batch), alone, atol=1e-5)
+    assert collate(kept, "train", [0])["input_values"].shape[1] == len(clips.read(0)[0][0])
+
+
 def test_nothing_is_computed_twice(tmp_path, data, monkeypatch, cache):
     config = configure(tmp_path)
     first = collate(assemble_sounds(config, data), "train", [3, 0, 1])
