@@ -34,6 +34,6 @@ class WaveformCache:
             index: The row.
             clip: float32 `[T]`; copied, since it may be a part of something larger.
         """
-        if clip.nbytes <= self._room and index not in self._clips and get_worker_info() is None:
+        if clip.nbytes <= self._room and get_worker_info() is None:
             self._clips[index] = clip.clone()
             self._room -= clip.nbytes

@@ -23,6 +23,7 @@ from hf_finetune.evaluation.prediction import average_windows
 from hf_finetune.features import kept_features
 from hf_finetune.features.kept_features import KeptFeatures
 from hf_finetune.models.frozen_part import FrozenPart, PartName, find_part
+from hf_finetune.planning import plan_run
 
 SPEECH = ("wav2vec2", "wav2vec2_layer", "hubert", "wavlm")
 FROZEN: dict[str, PartName] = {"feature_encoder": "front end", "backbone": "backbone"}
@@ -132,6 +133,21 @@ def test_training_batches_are_padded_to_a_common_width(batches, tmp_path, data, 
     alone = torch.cat([answer(plain, collate(plain, "train", [row])) for row in range(3)])
     assert torch.allclose(answer(kept, batch), alone, atol=1e-5)
     assert collate(kept, "train", [0])["input_values"].shape[1] == len(clips.read(0)[0][0])
+
+
+def test_the_plan_tells_the_padding_that_batches_have(tmp_path):
+    sounds = load_sounds(tmp_path / "sounds", train=60, longest=2.0)
+    how = {"train__per_device_train_batch_size": 4, "features__audio__length_window_batches": 2}
+    for bench in both(tmp_path, sounds, **how):
+        job = bench.make_job()
+        told = plan_run(bench, job, tmp_path)["features"]
+        given = filled = 0
+        for raw_keys in job.train_loader.batch_sampler:
+            rows = [row for _, row in raw_keys]
+            values = collate(bench, "train", rows)["input_values"]
+            alone = [collate(bench, "train", [row])["input_values"].shape[1] for row in rows]
+            given, filled = given + len(rows) * values.shape[1], filled + sum(alone)
+        assert abs(1 - filled / given - int(told.split("% padding")[0].split()[-1]) / 100) < 0.007
 
 
 def test_nothing_is_computed_twice(tmp_path, data, monkeypatch, cache):
