@@ -39,7 +39,7 @@ from hf_finetune.assembly import Workbench, assemble_with, describe
 from hf_finetune.config import RunConfig, config_from
 from hf_finetune.data import LoadedData, load_data
 from hf_finetune.data.tables import RowReader
-from hf_finetune.engines.compiled_shapes import keep_shapes_of
+from hf_finetune.engines.compiled_shapes import keep_shapes
 from hf_finetune.engines.optimization import build_optimizer
 from hf_finetune.features import collator_for
 from hf_finetune.features.extraction import extractor_for
@@ -139,7 +139,7 @@ def _pad(examples: Sequence[torch.Tensor]) -> torch.Tensor:
 
 def prepare_speech(root: Path, folder: Path, length: Length) -> Setting:
     """Spoken digits of up to a second, and a wav2vec2 whose front end is frozen."""
-    keep_shapes_of(MAX_SECONDS)  # a run does so before anything is computed
+    keep_shapes(come_again=True)  # a run does so before anything is computed
     Wav2Vec2Config(**_LAYERS).save_pretrained(folder / "speech")
     Wav2Vec2FeatureExtractor().save_pretrained(folder / "speech")
     tree = {

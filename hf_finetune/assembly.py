@@ -20,15 +20,15 @@ from hf_finetune.config import RunConfig
 from hf_finetune.data import LoadedData, load_data
 from hf_finetune.data.preparation import pixel_statistics
 from hf_finetune.engines.batches import make_loader
-from hf_finetune.engines.compiled_shapes import keep_shapes_of
+from hf_finetune.engines.compiled_shapes import keep_shapes
 from hf_finetune.engines.compute import Compute, seed_everything, settle_compute
 from hf_finetune.engines.job import Listener, TrainingJob
-from hf_finetune.engines.length_batches import batches_by_length, cut_seconds
+from hf_finetune.engines.length_batches import batches_by_length
 from hf_finetune.engines.optimization import Length, build_optimizer, build_schedule
 from hf_finetune.evaluation import Predictions
 from hf_finetune.evaluation.metrics import score
 from hf_finetune.evaluation.prediction import Predictor
-from hf_finetune.features import collator_for, partners_for
+from hf_finetune.features import collator_for, partners_for, rounds_widths
 from hf_finetune.features.audio_options import check_audio
 from hf_finetune.features.augmentation_options import check_augmentation
 from hf_finetune.keeping import Keeping, settle_keeping
@@ -175,12 +175,10 @@ def assemble(config: RunConfig) -> Workbench:
 
 def assemble_with(config: RunConfig, data: LoadedData, classifier: Classifier | None) -> Workbench:
     """As `assemble`, on data that is loaded already, and on a given classifier if there is one."""
-    train = data.splits["train"]
-    if "audio" in train.column_names and len(train):
-        keep_shapes_of(float(cut_seconds(train, config.features.audio, training=True).max()))
     if classifier is None:
         seed_everything(config.seed)
         classifier = build_model(config.model, describe(data))
+    keep_shapes(come_again=rounds_widths(classifier.processor, config.features))
     data = fit_clips(data, config, classifier)
     loss = build_loss(config.loss, data.label_names, data.class_counts)
     compute = settle_compute(config.compute, classifier.channels_last)

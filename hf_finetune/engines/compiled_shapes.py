@@ -1,9 +1,10 @@
 """How many shapes oneDNN keeps compiled, on a CPU.
 
-It compiles what a network computes for each new width of a batch, about 50 pieces of code, and
-keeps the latest. For short clips that takes a tenth of a step; for clips of several seconds it
-doesn't count, while the pieces lie scattered among large activations and keep their memory from
-being used again. `benchmarks/README.md` has figures.
+It compiles what a network computes for each new width of a batch, 50 pieces of code and more, and
+keeps the latest. Where widths come again (`features.clip_lengths.common_width`) room for all of
+them makes steps on short clips a tenth faster. Where they don't, it makes nothing faster, and the
+pieces come to lie among activations and keep their memory from being used again: gigabytes.
+`benchmarks/README.md` has figures.
 """
 
 from __future__ import annotations
@@ -11,8 +12,7 @@ from __future__ import annotations
 import os
 
 NAME = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
-FEW, MANY = "256", "2048"
-_SHORT_SECONDS = 2.0
+_FEW, _MANY = "256", "2048"  # left to itself, oneDNN keeps 1024
 _own_choice = False
 
 
@@ -24,14 +24,14 @@ def keep_few_shapes() -> None:
     global _own_choice  # noqa: PLW0603  # as lasting as the setting
     _own_choice = NAME not in os.environ
     if _own_choice:
-        os.environ[NAME] = FEW
+        os.environ[NAME] = _FEW
 
 
-def keep_shapes_of(longest_seconds: float) -> None:
-    """Lets oneDNN keep many shapes where clips are short; heard if nothing is computed yet.
+def keep_shapes(come_again: bool) -> None:
+    """Lets oneDNN keep the shapes of a run; heard if the process has computed nothing yet.
 
     Args:
-        longest_seconds: Of the clips that are trained on, as they are cut.
+        come_again: Whether batches come in a few widths only.
     """
     if _own_choice:
-        os.environ[NAME] = MANY if longest_seconds <= _SHORT_SECONDS else FEW
+        os.environ[NAME] = _MANY if come_again else _FEW

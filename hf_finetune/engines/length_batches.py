@@ -154,8 +154,11 @@ def batches_by_length(
     """
     if "audio" not in split.column_names or options.batches == "random":
         return None
+    seconds = clip_seconds(split)
+    if options.max_seconds and (training or options.evaluation_windows != "whole"):
+        seconds = seconds.clip(max=options.max_seconds)
     return LengthBatches(
-        cut_seconds(split, options, training),
+        seconds,
         batch_size,
         seed,
         shuffle=training,
@@ -164,16 +167,6 @@ def batches_by_length(
         rounding=options.length_rounding_seconds,
         num_processes=num_processes,
     )
-
-
-def cut_seconds(
-    split: datasets.Dataset, options: AudioOptions, training: bool
-) -> NDArray[np.float64]:
-    """What is taken of each clip of a split: float64 `[N]`, seconds; arguments as above."""
-    seconds = clip_seconds(split)
-    if options.max_seconds and (training or options.evaluation_windows != "whole"):
-        return seconds.clip(max=options.max_seconds)
-    return seconds
 
 
 def clip_seconds(split: datasets.Dataset) -> NDArray[np.float64]:

@@ -121,6 +121,20 @@ def takes_sound(processor: Any) -> bool:
     return hasattr(getattr(processor, "feature_extractor", processor), "sampling_rate")
 
 
+def rounds_widths(processor: Any, options: FeatureOptions) -> bool:
+    """Whether padded training batches come in a few widths only; else in any (images: in one).
+
+    Args:
+        processor: As above.
+        options: The configuration's `features` section.
+    """
+    if not takes_sound(processor) or options.audio.batches == "equal_length":
+        return False
+    from hf_finetune.features.extraction import extractor_for
+
+    return extractor_for(processor).pads_to_width
+
+
 def partners_for(
     options: FeatureOptions, seed: int, num_rows: int, training: bool
 ) -> Partners | None:

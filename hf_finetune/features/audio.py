@@ -19,7 +19,7 @@ from torch.nn.functional import pad
 
 from hf_finetune.data.listing import shown
 from hf_finetune.errors import DataError, ModelError
-from hf_finetune.features import FeatureOptions
+from hf_finetune.features import FeatureOptions, rounds_widths
 from hf_finetune.features.audio_augmentation import WaveformAugmentation, mask_spectrograms
 from hf_finetune.features.audio_decoding import AudioArray, AudioFile, read_audio
 from hf_finetune.features.audio_options import AudioOptions
@@ -82,9 +82,7 @@ class AudioCollator:
         self._least = max(self.extractor.least_samples, least_samples(model_config))
         self._least_width = least_training_samples(model_config) if training else 1
         self.num_windows = _count_windows(audio, training)
-        self.rounds_widths = (
-            training and audio.batches != "equal_length" and self.extractor.pads_to_width
-        )
+        self.rounds_widths = training and rounds_widths(processor, options)
         self._most = self._find_most(audio)
         augmentation = audio.augmentation
         self._waveforms = self._masks = None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from hf_finetune.errors import ModelError
 from hf_finetune.models.anatomy import head_names
+from hf_finetune.models.processors import try_out
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -68,17 +69,12 @@ def add_adapters(model: PreTrainedModel, options: LoraOptions, example: Tensor) 
 
 
 def _check_use(model: PreTrainedModel, example: Tensor) -> None:
-    import torch
-
     idle = {name for name, part in model.named_modules() if hasattr(part, "lora_A")}
     hooks = [
         model.get_submodule(name).register_forward_hook(lambda *_, name=name: idle.discard(name))
         for name in sorted(idle)
     ]
-    was_training = model.training
-    with torch.inference_mode():
-        model.eval()(**{model.main_input_name: example})
-    model.train(was_training)
+    try_out(model, example)
     for hook in hooks:
         hook.remove()
     if idle:

@@ -115,13 +115,9 @@ def check_together(model: PreTrainedModel, processor: Any, modality: str) -> Ten
     Raises:
         ModelError: The network can't take what the processor makes.
     """
-    import torch
-
     inputs = prepare_nothing(processor, modality)
-    was_training = model.training
     try:
-        with torch.inference_mode():
-            model.eval()(**{model.main_input_name: inputs})
+        try_out(model, inputs)
     except (ValueError, RuntimeError, TypeError, IndexError) as error:
         text = " ".join(str(error).split()).rstrip(".")
         raise ModelError(
@@ -129,9 +125,26 @@ def check_together(model: PreTrainedModel, processor: Any, modality: str) -> Ten
             f"example, which {type(model).__name__} can't take: {text}. Set model.processor to "
             "what the network takes, or model.config to what the processor makes."
         ) from error
-    finally:
-        model.train(was_training)
     return inputs
+
+
+def try_out(model: PreTrainedModel, inputs: Tensor) -> None:
+    """Runs a batch through a model, as in evaluation; the model's mode stays.
+
+    Without oneDNN, which asks once, when it first computes, how much it may keep: a run says so
+    only after its model is built (`engines.compiled_shapes`).
+    """
+    import torch
+
+    onednn, was_training = torch.backends.mkldnn, model.training
+    was_enabled = onednn.enabled
+    try:
+        onednn.set_flags(_enabled=False, _fp32_precision=None)  # type: ignore[no-untyped-call]
+        with torch.inference_mode():
+            model.eval()(**{model.main_input_name: inputs})
+    finally:
+        onednn.set_flags(_enabled=was_enabled, _fp32_precision=None)  # type: ignore[no-untyped-call]
+        model.train(was_training)
 
 
 def prepare_nothing(processor: Any, modality: str) -> Tensor:

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -55,18 +56,18 @@ def test_threads_can_be_given():
 
 
 @pytest.mark.parametrize(
-    ("longest_seconds", "setting", "kept"),
-    [(None, None, 0), (1.0, None, 20), (30.0, None, 0), (1.0, "256", 0)],
+    ("come_again", "setting", "kept"),
+    [(None, None, 0), (True, None, 20), (False, None, 0), (True, "256", 0)],
 )
-def test_few_compiled_shapes_are_kept_unless_clips_are_short(
-    longest_seconds: float | None, setting: str | None, kept: int
+def test_few_compiled_shapes_are_kept_unless_widths_come_again(
+    come_again: bool | None, setting: str | None, kept: int
 ):
     """20 shapes, 300 others, and the first 20 again: how many of these are compiled anew."""
     code = f"""
 import torch
-from hf_finetune.engines.compiled_shapes import keep_shapes_of
-if {longest_seconds} is not None:
-    keep_shapes_of({longest_seconds})
+from hf_finetune.engines.compiled_shapes import keep_shapes
+if {come_again} is not None:
+    keep_shapes({come_again})
 torch.set_num_threads(1)
 layer = torch.nn.Conv1d(64, 64, 3)
 with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -87,6 +88,31 @@ with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         pytest.skip("torch computes without oneDNN here")
     again = parts[320:]
     assert sum("create:cache_hit,cpu,convolution" in part for part in again) == kept
+
+
+def test_a_run_is_heard_that_says_how_many_shapes_to_keep(tmp_path: Path):
+    """oneDNN asks once, when it first computes: no model may do so while it is built."""
+    code = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+from pathlib import Path
+from small_sounds import assemble_sounds, configure, load_sounds
+from hf_finetune import assembly
+heard = assembly.keep_shapes
+assembly.keep_shapes = lambda come_again: heard(come_again) or print("KEPT", come_again, flush=True)
+folder = Path({str(tmp_path)!r})
+data = load_sounds(folder)
+for batches in ("by_length", "equal_length"):
+    config = configure(folder, features__audio__batches=batches)
+    bench = assembly.assemble_with(config, data, None)
+next(iter(bench.make_loader("train", training=True)))
+"""
+    environment = {**os.environ, "ONEDNN_VERBOSE": "profile_create"}
+    answer = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    assert "create:" not in answer.split("KEPT")[0]
+    assert answer.count("KEPT True") == answer.count("KEPT False") == 1
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
