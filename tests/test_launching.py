@@ -32,6 +32,7 @@ def launch(command: list[str], folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_launcher_changes_no_bit(make_config: Callable[..., Any], tmp_path: Path):
     (tmp_path / "x.yaml").write_text(dump_config(make_config(model__dropout=0.3)))
     accelerate = str(Path(sys.executable).with_name("accelerate"))

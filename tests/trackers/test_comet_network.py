@@ -44,6 +44,7 @@ def _check_nothing_is_lost(run: RunDir, server: CometServer) -> None:
     assert only(server).others["run_status"] == "finished"
 
 
+@pytest.mark.slow
 def test_a_network_that_swallows_everything_costs_seconds(
     tracked: Callable[..., Any], server: CometServer, monkeypatch: pytest.MonkeyPatch
 ):
